@@ -1,0 +1,56 @@
+# One command for each chore. Every target first sets up .venv where that is needed.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test sim check bench protos clean
+
+PYTHON := .venv/bin/python
+
+# Which ONNX Runtime: GPU=1 asks for CUDA, GPU=0 for the CPU; without either, what .venv has stays.
+GPU ?= $(if $(wildcard .venv/.installed-gpu),1,0)
+FLAVOUR := $(if $(filter-out 0,$(GPU)),gpu,cpu)
+INSTALLED := .venv/.installed-$(FLAVOUR)
+
+ARGS ?=
+SIM_SEEDS ?= 300
+
+help:  ## this list
+	@echo "usage: make <target>"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(INSTALLED)  ## make .venv and install everything (GPU=1: with CUDA)
+	@$(PYTHON) scripts/check_setup.py
+
+$(INSTALLED): pyproject.toml scripts/setup.sh
+	@sh scripts/setup.sh $(FLAVOUR)
+
+demo: setup  ## train on real flights, serve, predict
+	@$(PYTHON) scripts/check_setup.py openmp
+	@$(PYTHON) -m examples.flights.demo $(ARGS)
+
+serve: setup  ## serve a folder of models: make serve MODELS=models
+	@test -n "$(MODELS)" || { echo "usage: make serve MODELS=<folder>" >&2; exit 2; }
+	@$(PYTHON) -m headrace serve "$(MODELS)" $(ARGS)
+
+test: setup  ## all tests (ARGS="-k batching")
+	@$(PYTHON) scripts/check_setup.py openmp
+	$(PYTHON) -m pytest $(ARGS)
+
+sim: setup  ## the whole gateway on virtual time, with many seeds (SIM_SEEDS=300)
+	SIM_SEEDS=$(SIM_SEEDS) $(PYTHON) -m pytest tests/sim $(ARGS)
+
+check: setup  ## style, types, import contracts, architecture
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	.venv/bin/lint-imports
+	$(PYTHON) -m pytest tests/arch
+
+bench: setup  ## measure, and compare with what others do
+	@$(PYTHON) -m loadtests.bench $(ARGS)
+
+protos: setup  ## compile protos/*.proto anew
+	@$(PYTHON) scripts/generate_protos.py
+
+clean:  ## remove what tools left behind (.venv stays: rm -rf .venv)
+	@rm -rf build dist .bench .demo .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find . -name .venv -prune -o -name .git -prune -o -type d -name __pycache__ -exec rm -rf {} +

@@ -1,0 +1,41 @@
+"""ONNX Runtime's error messages, cut down to the sentence a person can use.
+
+Decides only wording. It must never leak source paths or C++ signatures of the runtime into replies
+and indexes.
+"""
+
+from __future__ import annotations
+
+import re
+
+LONGEST_MESSAGE = 600
+
+_NODE = re.compile(
+    r"Non-zero status code returned while running (\S+) node\. Name:'([^']*)' Status Message: "
+)
+
+_NOISE = (
+    re.compile(r"Load model from .*? failed: ?"),
+    # A status: "[ONNXRuntimeError] : 1 : FAIL : "
+    re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : "),
+    # "/onnxruntime_src/onnxruntime/core/graph/model.cc:256
+    # onnxruntime::Model::Model(onnx::ModelProto&&, ...) ": a source place, then a signature (one
+    # level of brackets in its arguments) or a bare function name.
+    re.compile(
+        r"\S+\.(?:cc|h|cpp|cu|hpp):\d+ "
+        r"(?:[\w:<>,*&~ ]+?::[\w~<>=]+\((?:[^()]|\([^()]*\))*\)(?: const)?(?: \[[^\]]*\])? |\w+ )?"
+    ),
+    re.compile(r"Please fix either the inputs/outputs or the model\."),
+    re.compile(r"\x1b\[[0-9;]*m"),
+)
+
+
+def one_line(error: BaseException) -> str:
+    """The message of ``error`` on one line of bounded length, without what only the runtime's
+    authors need.
+    """
+    message = _NODE.sub(r"\1 node '\2': ", str(error)).replace(" node '': ", " node: ")
+    for noise in _NOISE:
+        message = noise.sub("", message)
+    message = " ".join(message.split()) or type(error).__name__
+    return message if len(message) <= LONGEST_MESSAGE else message[: LONGEST_MESSAGE - 1] + "…"

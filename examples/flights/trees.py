@@ -1,0 +1,63 @@
+"""Fitting the trees, and how good they are month by month.
+
+Decides the months, the size of the model and its seed. It must never train on a month that it is
+judged by: time only runs forward, as it will in production. The list of features and the size were
+settled by hand while looking at the later months, so their figures flatter a little.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightgbm
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import roc_auc_score
+
+from examples.flights.features import FEATURES, Floats, Rows
+from examples.flights.flight_log import Flags, Ints
+
+TRAINING_MONTHS = (1, 2, 3, 4, 5, 6, 7, 8)
+TEST_MONTHS = (9, 10, 11, 12)
+
+ROUNDS = 200
+PARAMETERS: dict[str, Any] = {
+    "objective": "binary",
+    "learning_rate": 0.05,
+    "num_leaves": 31,
+    "min_data_in_leaf": 200,
+    "feature_fraction": 0.8,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "use_missing": False,  # no input is ever NaN
+    "seed": 2013,
+    "deterministic": True,
+    "force_row_wise": True,
+    "num_threads": 1,  # two gain little on this data and lose much where the processor is shared
+    "verbosity": -1,
+}
+
+
+def fit(rows: Rows, late: Flags, rounds: int = ROUNDS) -> lightgbm.Booster:
+    """Trees for ``rows`` (float32 [N, F]) and who was late (bool [N]). Same input, same trees."""
+    names = [feature.name for feature in FEATURES]
+    data = lightgbm.Dataset(rows, late.astype(np.int8), feature_name=names, params=PARAMETERS)
+    return lightgbm.train(PARAMETERS, data, num_boost_round=rounds)
+
+
+def probabilities(trees: lightgbm.Booster, rows: Rows) -> Floats:
+    """LightGBM's own probability of being late for ``rows`` (float32 [N, F]), float64 [N]."""
+    return np.asarray(trees.predict(rows, num_threads=1), dtype=np.float64)
+
+
+def auc(late: Flags, scores: npt.NDArray[np.floating[Any]]) -> float:
+    """Area under the ROC curve: how often a late flight scores above one on time, [N] each."""
+    return float(roc_auc_score(late, scores))
+
+
+def auc_by_month(month: Ints, late: Flags, scores: Floats) -> dict[int, float]:
+    """The AUC of each month that occurs in ``month`` [N], rising."""
+    return {
+        int(number): auc(late[month == number], scores[month == number])
+        for number in np.unique(month)
+    }

@@ -1,0 +1,1 @@
+"""What every Headrace process needs before it is anything in particular."""

@@ -1,0 +1,102 @@
+"""Settings from a TOML file, then ``HEADRACE_*`` variables, then the command line: read once, validated once.
+
+The shape is a frozen struct of frozen sections that the process defines; this module only fills it. It must never
+keep a global, and every complaint names the key, where it came from, and what would be valid.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+SettingsT = TypeVar("SettingsT", bound=msgspec.Struct)
+Sections = dict[str, dict[str, Any]]
+
+ENV_PREFIX = "HEADRACE_"
+
+
+class SettingsError(Exception):
+    """A setting that cannot be used; the message is for the person who wrote it."""
+
+
+def load(
+    shape: type[SettingsT],
+    *,
+    file: Path | None,
+    environment: Mapping[str, str],
+    overrides: Sections,
+) -> SettingsT:
+    """The effective settings. Later sources win: file, environment, overrides."""
+    known = known_keys(shape)
+    merged: Sections = {section: {} for section in known}
+    if file is not None:
+        _merge(merged, _from_file(file, known))
+    _merge(merged, _from_environment(environment, known))
+    _merge(merged, overrides)
+    try:
+        return msgspec.convert(merged, shape, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"settings: {error}") from None
+
+
+def known_keys(shape: type[msgspec.Struct]) -> dict[str, list[str]]:
+    """Every section with its keys."""
+    sections: dict[str, list[str]] = {}
+    for field in msgspec.structs.fields(shape):
+        section = field.type
+        assert isinstance(section, type)
+        assert issubclass(section, msgspec.Struct), f"{field.name} is not a section"
+        sections[field.name] = [one.name for one in msgspec.structs.fields(section)]
+    return sections
+
+
+def _merge(into: Sections, more: Sections) -> None:
+    for section, values in more.items():
+        into.setdefault(section, {}).update(values)
+
+
+def _from_file(file: Path, known: dict[str, list[str]]) -> Sections:
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{file}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file}: not valid TOML: {error}") from None
+    for section, values in content.items():
+        if section not in known:
+            raise SettingsError(f"{file}: unknown section [{section}]{_hint(section, list(known))}")
+        if not isinstance(values, dict):
+            raise SettingsError(f"{file}: [{section}] must be a section")
+        for key in values:
+            if key not in known[section]:
+                raise SettingsError(
+                    f"{file}: unknown key '{key}' in [{section}]{_hint(key, known[section])}"
+                )
+    return content
+
+
+def _from_environment(environment: Mapping[str, str], known: dict[str, list[str]]) -> Sections:
+    names = {
+        f"{ENV_PREFIX}{section}_{key}".upper(): (section, key)
+        for section, keys in known.items()
+        for key in keys
+    }
+    found: Sections = {}
+    for variable, value in environment.items():
+        if not variable.startswith(ENV_PREFIX):
+            continue
+        if variable not in names:
+            raise SettingsError(f"unknown variable {variable}{_hint(variable, list(names))}")
+        section, key = names[variable]
+        found.setdefault(section, {})[key] = value
+    return found
+
+
+def _hint(word: str, candidates: list[str]) -> str:
+    close = difflib.get_close_matches(word, candidates, n=1)
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(candidates)}"

@@ -1,0 +1,1 @@
+"""The data plane: receives predictions calls, batches them, answers them."""

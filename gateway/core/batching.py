@@ -1,0 +1,343 @@
+"""Which requests run together, and when. The heart of the gateway, without a heartbeat of its own.
+
+Rules that hold after every call:
+
+* An idle servable never waits for company, unless ``max_queue_delay_us`` says so: batches form from what queued
+  while it was busy, as late as possible.
+* Rows of different shapes never meet in a batch; each shape has its own bucket, the most urgent head goes first.
+* Inside a bucket: priority level, then earliest deadline, then arrival.
+* What cannot finish before its deadline is refused in ``offer``; what no longer can is returned by ``expire``.
+* Limits are exact: the counts below are of live items only.
+* Every item ends exactly once: completed, expired, or withdrawn. A running batch never depends on its members.
+
+Time comes in as ``now`` (seconds, any monotonic origin). This module must never call a clock, a loop or a model.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Hashable
+from math import inf
+from typing import Generic
+
+from gateway.core.batch import (
+    Batch,
+    BatchLimits,
+    BatchReason,
+    ItemState,
+    ItemT,
+    Key,
+    QueueSnapshot,
+    Refusal,
+    RefusalReason,
+)
+from gateway.core.service_time import ServiceTime
+
+
+class BatchQueue(Generic[ItemT]):
+    """The queue and batcher of one servable."""
+
+    __slots__ = (
+        "_arrivals",
+        "_buckets",
+        "_closed",
+        "_deadlines",
+        "_limits",
+        "_running",
+        "queued_requests",
+        "queued_rows",
+        "service_time",
+    )
+
+    def __init__(self, limits: BatchLimits, service_time: ServiceTime) -> None:
+        self._limits = limits
+        self.service_time = service_time
+        self._buckets: dict[Hashable, list[Key]] = {}
+        self._deadlines: list[tuple[float, int, ItemT]] = []
+        self._running: list[Batch[ItemT]] = []
+        self._arrivals = 0
+        self._closed = False
+        self.queued_requests = 0
+        self.queued_rows = 0
+
+    # -- entering ---------------------------------------------------------------------------------
+
+    def offer(self, item: ItemT, now: float) -> Refusal | None:
+        """Take an item in, or say at once why not. None means it is queued."""
+        limits = self._limits
+        rows = item.rows
+        if self._closed:
+            return Refusal(RefusalReason.CLOSED, 0.0)
+        if rows > limits.max_queue_rows:
+            return Refusal(RefusalReason.TOO_LARGE, 0.0)
+        if (
+            self.queued_requests >= limits.max_queue_requests
+            or self.queued_rows + rows > limits.max_queue_rows
+        ):
+            return Refusal(RefusalReason.QUEUE_FULL, self._finish_s(self.queued_rows, now) - now)
+        priority = item.priority
+        if priority > limits.priority_levels:
+            priority = item.priority = limits.priority_levels
+        item.enqueued_s = now
+        self._arrivals = arrival = self._arrivals + 1
+        item.order = arrival
+        deadline_s = item.deadline_s
+        key: Key = (priority, deadline_s, arrival, item)
+        bucket = self._buckets.get(item.bucket)
+        if deadline_s != inf:
+            refusal = self._judge(key, rows, bucket, now)
+            if refusal is not None:
+                return refusal
+            insort(self._deadlines, (deadline_s, arrival, item))
+        if bucket is None:
+            self._buckets[item.bucket] = [key]
+        elif bucket[-1] < key:
+            bucket.append(key)
+        else:
+            insort(bucket, key)
+        item.state = ItemState.QUEUED
+        self.queued_requests += 1
+        self.queued_rows += rows
+        return None
+
+    def _judge(self, key: Key, rows: int, bucket: list[Key] | None, now: float) -> Refusal | None:
+        """Admission by arithmetic: would this item, or one that it overtakes, miss its deadline?"""
+        deadline_s = key[1]
+        if deadline_s <= now:
+            return Refusal(RefusalReason.DEADLINE_PASSED, 0.0)
+        finish_s = self._finish_s(self.queued_rows + rows, now)
+        overtakes = bool(bucket) and bucket[-1] > key  # type: ignore[index]
+        if finish_s > deadline_s:
+            # Behind everything it would be late; but it may stand before some of what is queued.
+            ahead_rows = self._rows_before(key)
+            if self._finish_s(ahead_rows + rows, now) > deadline_s:
+                return Refusal(RefusalReason.WOULD_MISS_DEADLINE, finish_s - deadline_s)
+        if overtakes and bucket is not None and self._makes_late(key, rows, bucket, now):
+            return Refusal(RefusalReason.WOULD_MISS_DEADLINE, finish_s - now)
+        return None
+
+    def _rows_before(self, key: Key) -> int:
+        """Queued rows that would run before an item with this key."""
+        ahead_rows = 0
+        for bucket in self._buckets.values():
+            for other in bucket[: bisect_left(bucket, key)]:
+                ahead_rows += other[3].rows - other[3].taken_rows
+        return ahead_rows
+
+    def _makes_late(self, key: Key, rows: int, bucket: list[Key], now: float) -> bool:
+        """Whether an admitted item of the same level, in time until now, would be late behind the new one."""
+        before_rows = self._rows_before(key)
+        for other in bucket[bisect_left(bucket, key) :]:
+            if other[0] != key[0] or other[1] == inf:
+                break
+            before_rows += other[3].rows - other[3].taken_rows
+            in_time = self._finish_s(before_rows, now) <= other[1]
+            if in_time and self._finish_s(before_rows + rows, now) > other[1]:
+                return True
+        return False
+
+    def _finish_s(self, rows: int, now: float) -> float:
+        """When the last of ``rows`` queued rows would be answered."""
+        limits = self._limits
+        running = self._running
+        start_s = now
+        if len(running) >= limits.instances:
+            start_s = max(now, min(batch.started_s + batch.expected_s for batch in running))
+        predict_s = self.service_time.predict_s
+        if not limits.batched:
+            # Unbatched: one run for each request; the queue length stands in for what their runs will cost.
+            return start_s + predict_s(1) * (1.0 + self.queued_requests / limits.instances)
+        full, rest = divmod(rows, limits.max_batch_rows)
+        if rest == 0 and full:
+            full, rest = full - 1, limits.max_batch_rows
+        return (
+            start_s + full * predict_s(limits.max_batch_rows) / limits.instances + predict_s(rest)
+        )
+
+    # -- leaving ----------------------------------------------------------------------------------
+
+    def take(self, now: float) -> Batch[ItemT] | None:
+        """The next batch to run now, or None when nothing is due or every instance is busy."""
+        if not self.queued_requests or len(self._running) >= self._limits.instances:
+            return None
+        bucket_key, bucket, reason = self._most_urgent(now)
+        if bucket is None:
+            return None
+        batch: Batch[ItemT] = Batch(bucket_key, now)
+        batch.reason = self._fill(batch, bucket, now) or reason
+        if not bucket:
+            del self._buckets[bucket_key]
+        batch.expected_s = self.service_time.predict_s(batch.rows)
+        self._running.append(batch)
+        return batch
+
+    def _most_urgent(self, now: float) -> tuple[Hashable, list[Key] | None, BatchReason]:
+        """The bucket whose head goes first among those that are due."""
+        buckets = self._buckets
+        if self._limits.max_queue_delay_us == 0:
+            if len(buckets) == 1:
+                for only, bucket in buckets.items():
+                    return only, bucket, BatchReason.IDLE
+            best = min(buckets, key=lambda name: buckets[name][0])
+            return best, buckets[best], BatchReason.IDLE
+        due = [name for name, bucket in buckets.items() if self._release_s(bucket) <= now]
+        if not due:
+            return None, None, BatchReason.WAITED
+        best = min(due, key=lambda name: buckets[name][0])
+        return best, buckets[best], BatchReason.WAITED
+
+    def _release_s(self, bucket: list[Key]) -> float:
+        """When a bucket must stop waiting for company (only with ``max_queue_delay_us``)."""
+        limits = self._limits
+        head = bucket[0][3]
+        rows = 0
+        for key in bucket:
+            rows += key[3].rows - key[3].taken_rows
+            if rows >= limits.max_batch_rows:
+                return 0.0
+        release_s: float = head.enqueued_s + limits.max_queue_delay_us * 1e-6
+        if head.deadline_s != inf:
+            release_s = min(release_s, head.deadline_s - 2.0 * self.service_time.predict_s(rows))
+        return release_s
+
+    def _fill(self, batch: Batch[ItemT], bucket: list[Key], now: float) -> BatchReason | None:
+        """Move members from the bucket into the batch; says why it stopped early, None when the bucket is empty."""
+        limits = self._limits
+        room = limits.max_batch_rows
+        parts = batch.parts
+        rows = taken = 0
+        earliest_s = inf
+        why: BatchReason | None = None
+        for key in bucket:
+            item: ItemT = key[3]
+            first = item.taken_rows
+            wanted = item.rows - first
+            if not limits.batched:
+                parts.append((item, 0, item.rows))
+                item.taken_rows = rows = item.rows
+                taken = 1
+                break
+            if wanted > room - rows:
+                why = BatchReason.FULL
+                # Only what is larger than a whole batch is cut; everything else stays in one piece.
+                if item.rows <= limits.max_batch_rows or rows == room:
+                    break
+                wanted = room - rows
+            if item.deadline_s < earliest_s:
+                earliest_s = item.deadline_s
+            if parts and earliest_s != inf:
+                if now + self.service_time.predict_s(rows + wanted) > earliest_s:
+                    why = BatchReason.DEADLINE
+                    break
+            parts.append((item, first, first + wanted))
+            item.taken_rows = first + wanted
+            rows += wanted
+            if item.taken_rows < item.rows:
+                break
+            taken += 1
+        del bucket[:taken]
+        for item, _, _ in parts:
+            item.state = ItemState.RUNNING
+        batch.rows = rows
+        self.queued_rows -= rows
+        self.queued_requests -= taken
+        if why is None and rows == room:
+            why = BatchReason.FULL
+        return why
+
+    def finished(self, batch: Batch[ItemT], now: float) -> list[ItemT]:
+        """Free the batch's instance, learn from it, and return the members that are now complete.
+
+        Members that ended meanwhile (expired, withdrawn) are not returned: their rows are thrown away.
+        """
+        self._running.remove(batch)
+        self.service_time.observe(batch.rows if self._limits.batched else 1, now - batch.started_s)
+        complete: list[ItemT] = []
+        for item, first, end in batch.parts:
+            if item.state == ItemState.ENDED:
+                continue
+            item.done_rows += end - first
+            if item.done_rows == item.rows:
+                self._end(item)
+                complete.append(item)
+        return complete
+
+    def expire(self, now: float) -> list[ItemT]:
+        """End and return what is late, and what could not finish any more even if it ran alone at once."""
+        expired: list[ItemT] = []
+        if not self._deadlines:
+            return expired
+        hopeless_s = now + self.service_time.predict_s(1)
+        for deadline_s, _, item in self._deadlines:
+            if deadline_s > hopeless_s:
+                break
+            # What runs already has until its deadline; what only waits is not worth starting.
+            if deadline_s <= now or item.state == ItemState.QUEUED:
+                expired.append(item)
+        for item in expired:
+            self.withdraw(item)
+        return expired
+
+    def withdraw(self, item: ItemT) -> bool:
+        """End an item early, wherever it is; False when it had ended already. Its batch runs on without it."""
+        if item.state in (ItemState.ENDED, ItemState.NEW):
+            return False
+        left_rows = item.rows - item.taken_rows
+        if left_rows:
+            bucket = self._buckets[item.bucket]
+            key: Key = (item.priority, item.deadline_s, item.order, item)
+            del bucket[bisect_left(bucket, key)]
+            if not bucket:
+                del self._buckets[item.bucket]
+            self.queued_requests -= 1
+            self.queued_rows -= left_rows
+        self._end(item)
+        return True
+
+    def _end(self, item: ItemT) -> None:
+        item.state = ItemState.ENDED
+        if item.deadline_s != inf:
+            deadlines = self._deadlines
+            del deadlines[bisect_left(deadlines, (item.deadline_s, item.order, item))]
+
+    # -- looking ----------------------------------------------------------------------------------
+
+    def next_wakeup(self) -> float | None:
+        """When to call ``expire`` and ``take`` again although nothing arrived or finished; None: never."""
+        wakeup_s = self._deadlines[0][0] if self._deadlines else inf
+        if self._limits.max_queue_delay_us and len(self._running) < self._limits.instances:
+            for bucket in self._buckets.values():
+                wakeup_s = min(wakeup_s, self._release_s(bucket))
+        return None if wakeup_s == inf else wakeup_s
+
+    def close(self) -> None:
+        """Refuse everything from now on; what is inside still runs."""
+        self._closed = True
+
+    @property
+    def idle(self) -> bool:
+        """Nothing queued, nothing running."""
+        return not self.queued_requests and not self._running
+
+    @property
+    def has_free_instance(self) -> bool:
+        """Whether ``take`` could start something."""
+        return len(self._running) < self._limits.instances
+
+    def snapshot(self) -> QueueSnapshot:
+        """The state, as values."""
+        return QueueSnapshot(
+            queued_requests=self.queued_requests,
+            queued_rows=self.queued_rows,
+            buckets=len(self._buckets),
+            running_batches=len(self._running),
+            closed=self._closed,
+            per_batch_us=self.service_time.per_batch_s * 1e6,
+            per_row_us=self.service_time.per_row_s * 1e6,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"BatchQueue({self.queued_requests} requests, {self.queued_rows} rows, "
+            f"{len(self._running)}/{self._limits.instances} running{', closed' if self._closed else ''})"
+        )

@@ -1,0 +1,175 @@
+"""Model versions that can be asked, and what may still happen to them.
+
+Decides which version answers a name, and when a version that is leaving is free of callers. It must never load,
+run or close a model: the shell does, on what these classes say.
+
+The life of a version is a table::
+
+    state      event        next
+    READY      retire       DRAINING   (UNLOADED when nobody holds it)
+    DRAINING   last release UNLOADED
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from math import inf
+from typing import Any
+
+import msgspec
+
+from backends.signature import Signature, Tensor
+from gateway.errors import ErrorCode, HeadraceError
+
+
+class ServableState(Enum):
+    """Whether a version takes calls, only finishes them, or is gone."""
+
+    READY = "ready"
+    DRAINING = "draining"
+    UNLOADED = "unloaded"
+
+
+class ServableVersion:
+    """One loaded version of one model; fills the port ``Servable``.
+
+    ``run`` is the backend's own: blocking, thread-safe, tensors in the signature's order.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "default_priority",
+        "default_timeout_s",
+        "handles",
+        "max_batch_size",
+        "name",
+        "platform",
+        "reply_templates",
+        "run",
+        "signature",
+        "state",
+        "version",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        signature: Signature,
+        run: Callable[[Sequence[Tensor]], list[Tensor]],
+        *,
+        platform: str = "onnxruntime_onnx",
+        max_batch_size: int = 0,
+        default_timeout_s: float = inf,
+        default_priority: int = 1,
+    ) -> None:
+        self.name = name
+        self.version = version
+        self.signature = signature
+        self.run = run
+        self.platform = platform
+        self.max_batch_size = max_batch_size
+        self.default_timeout_s = default_timeout_s
+        self.default_priority = default_priority
+        self.reply_templates: dict[str, Any] = {}
+        self.state = ServableState.READY
+        self.handles = 0
+
+    def acquire(self) -> None:
+        """Count one caller in; NOT_READY once the version is leaving."""
+        if self.state is not ServableState.READY:
+            raise HeadraceError(
+                ErrorCode.NOT_READY,
+                f"model '{self.name}' version {self.version} is being unloaded",
+            )
+        self.handles += 1
+
+    def release(self) -> bool:
+        """Count one caller out; True when that was the last one of a version that is leaving."""
+        self.handles -= 1
+        assert self.handles >= 0, self
+        if self.handles == 0 and self.state is ServableState.DRAINING:
+            self.state = ServableState.UNLOADED
+            return True
+        return False
+
+    def retire(self) -> bool:
+        """Take no more callers; True when nobody holds the version and it may be closed now."""
+        if self.state is ServableState.READY:
+            self.state = ServableState.DRAINING if self.handles else ServableState.UNLOADED
+            return self.state is ServableState.UNLOADED
+        return False
+
+    def __repr__(self) -> str:
+        return f"ServableVersion({self.name}/{self.version} {self.state.value}, {self.handles} handles)"
+
+
+class ModelStatus(msgspec.Struct, frozen=True):
+    """One line of the repository index, as Triton words it."""
+
+    name: str
+    version: str
+    """Empty when the model has no usable version at all."""
+    state: str
+    """READY or UNAVAILABLE."""
+    reason: str
+
+
+class ServableTable:
+    """Every model the repository knows, those that failed included; fills the port ``Catalog``.
+
+    A failed model is remembered so that a caller reads why, instead of "unknown".
+    """
+
+    __slots__ = ("_newest", "_ready", "_statuses")
+
+    def __init__(
+        self, servables: Sequence[ServableVersion], statuses: Sequence[ModelStatus]
+    ) -> None:
+        self._statuses = tuple(statuses)
+        self._ready: dict[tuple[str, str], ServableVersion] = {}
+        self._newest: dict[str, list[str]] = {}
+        for servable in sorted(servables, key=lambda one: (one.name, int(one.version))):
+            self._ready[servable.name, servable.version] = servable
+            self._ready[servable.name, ""] = servable
+            self._newest.setdefault(servable.name, []).append(servable.version)
+
+    def find(self, model: str, version: str) -> ServableVersion:
+        """The servable for a name and a version ("" = newest ready); NOT_FOUND or NOT_READY otherwise."""
+        servable = self._ready.get((model, version))
+        if servable is not None:
+            return servable
+        raise self._why_not(model, version)
+
+    def _why_not(self, model: str, version: str) -> HeadraceError:
+        known = [one for one in self._statuses if one.name == model]
+        if not known:
+            return HeadraceError(
+                ErrorCode.NOT_FOUND, f"unknown model '{model}': it is not in the repository"
+            )
+        failed = [one for one in known if one.state != "READY" and version in ("", one.version)]
+        if failed:
+            return HeadraceError(
+                ErrorCode.NOT_READY,
+                f"model '{model}' is not ready: {failed[-1].reason}",
+            )
+        have = ", ".join(self._newest.get(model, []))
+        return HeadraceError(
+            ErrorCode.NOT_FOUND,
+            f"model '{model}' has no version '{version}'; loaded versions: {have or 'none'}",
+        )
+
+    def versions(self, model: str) -> list[str]:
+        """Loaded versions of a model, oldest first."""
+        return list(self._newest.get(model, []))
+
+    @property
+    def servables(self) -> Mapping[tuple[str, str], ServableVersion]:
+        """Loaded versions by (name, version)."""
+        return {key: one for key, one in self._ready.items() if key[1]}
+
+    @property
+    def statuses(self) -> tuple[ModelStatus, ...]:
+        """The repository index."""
+        return self._statuses

@@ -1,0 +1,99 @@
+"""gRPC over libnghttp2: what the connections of the gRPC port share.
+
+Holds the service, the limits and the set of connections, and flushes every connection that got answers in one turn
+of the loop with one write. ``grpc_connection.py`` speaks the protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from gateway.core.admission import Admission
+from gateway.edge.grpc_methods import Method
+from gateway.errors import HeadraceError
+from gateway.messages import PredictRequest
+from gateway.ports import Catalog, Clock, Service
+from gateway.settings import GrpcLimits
+from gateway.telemetry.metrics import FrontMetrics
+
+if TYPE_CHECKING:
+    from gateway.edge.grpc_connection import GrpcConnection
+
+access_logger = logging.getLogger("headrace.access")
+
+
+class GrpcFront:
+    """The shared state of the gRPC port."""
+
+    def __init__(
+        self,
+        service: Service[PredictRequest],
+        catalog: Catalog,
+        methods: dict[bytes, Method],
+        admission: Admission,
+        metrics: FrontMetrics,
+        clock: Clock,
+        limits: GrpcLimits,
+        *,
+        access_log: bool = False,
+    ) -> None:
+        self.service = service
+        self.find = catalog.find
+        self.methods = methods
+        self.admission = admission
+        self.metrics = metrics
+        self.clock = clock
+        self.limits = limits
+        self.access_log = access_log
+        self.draining = False
+        self.connections: set[GrpcConnection] = set()
+        self._loop = asyncio.get_running_loop()
+        self._dirty: list[GrpcConnection] = []
+
+    def flush_soon(self, connection: GrpcConnection) -> None:
+        """Write what the connection has to say at the end of this turn of the loop."""
+        if not self._dirty:
+            self._loop.call_soon(self._flush)
+        self._dirty.append(connection)
+
+    def _flush(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        for connection in dirty:
+            connection.flush()
+
+    def log(self, request: PredictRequest | None, error: HeadraceError | None) -> None:
+        """One access log line."""
+        access_logger.info(
+            "infer",
+            extra={
+                "protocol": "grpc",
+                "model": request.model if request else "",
+                "version": request.version if request else "",
+                "request_id": request.request_id if request else "",
+                "status": error.code.name if error else "OK",
+                "duration_us": int((self.clock() - request.received_s) * 1e6) if request else None,
+            },
+        )
+
+    def sweep(self, now: float) -> None:
+        """Cut connections and calls that have stalled."""
+        for connection in list(self.connections):
+            connection.sweep(now)
+
+    def drain(self) -> None:
+        """Tell every peer to take new calls elsewhere; calls under way are finished."""
+        self.draining = True
+        for connection in list(self.connections):
+            connection.announce_shutdown()
+
+    def refuse_new_streams(self) -> None:
+        """The last word: calls that the peer opens from now on were never accepted."""
+        for connection in list(self.connections):
+            connection.refuse_new_streams()
+
+    def abort(self) -> None:
+        """Cut what is left."""
+        for connection in list(self.connections):
+            connection.abort()

@@ -1,0 +1,56 @@
+"""gRPC's own framing over HTTP/2: prefixes, timeouts, status trailers. Pure functions on bytes.
+
+Source: the gRPC over HTTP/2 protocol specification (PROTOCOL-HTTP2.md). It must never hold a connection.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from gateway.edge.status import GRPC_STATUS
+from gateway.errors import ErrorCode, HeadraceError, invalid
+
+PREFIX_BYTES = 5
+"""One flag byte (1 = compressed) and the message's length, big-endian."""
+
+Headers = list[tuple[bytes, bytes]]
+
+OK_HEADERS: Headers = [(b":status", b"200"), (b"content-type", b"application/grpc")]
+OK_TRAILERS: Headers = [(b"grpc-status", b"0")]
+NOT_GRPC_HEADERS: Headers = [(b":status", b"415"), (b"content-length", b"0")]
+
+_UNIT_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_PLAIN = " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
+"""Printable ASCII but the percent sign travels as it is in ``grpc-message``."""
+
+
+def parse_timeout_s(value: bytes) -> float:
+    """``grpc-timeout`` in seconds: at most eight digits and one unit letter."""
+    unit_s = _UNIT_S.get(value[-1:])
+    digits = value[:-1]
+    if unit_s is None or not digits.isdigit() or len(digits) > 8:
+        raise invalid(
+            f"grpc-timeout '{value[:32].decode('latin-1')}' is not digits and a unit (HMSmun)"
+        )
+    return int(digits) * unit_s
+
+
+def frame(message: bytes) -> bytes:
+    """An uncompressed message with its prefix."""
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+def error_headers(error: HeadraceError) -> Headers:
+    """A trailers-only answer: the status, a readable message, and when to try again."""
+    headers = [
+        *OK_HEADERS,
+        (b"grpc-status", str(GRPC_STATUS[error.code]).encode()),
+        (b"grpc-message", quote(error.message[:1024], safe=_PLAIN).encode()),
+    ]
+    if error.retry_after_s is not None:
+        headers.append(
+            (b"grpc-retry-pushback-ms", str(max(1, int(error.retry_after_s * 1e3))).encode())
+        )
+    if error.code is ErrorCode.UNIMPLEMENTED:
+        headers.append((b"grpc-accept-encoding", b"identity,gzip"))
+    return headers

@@ -1,0 +1,402 @@
+"""The short cut for ``POST /v2/models/…/infer`` through uvicorn's own protocol class.
+
+Plain infer requests are answered here without an ASGI scope, task or message: bytes to tensors, tensors to the
+service, answer to one write. Whatever is unusual (chunked or compressed bodies, ``Expect``, pipelining, HTTP/1.0,
+anything that is not infer) takes uvicorn's normal way to the ASGI application, which answers identically.
+
+A head that llhttp has parsed once is remembered: a keep-alive client repeats it byte for byte, and equal bytes at a
+message boundary parse equally, so the next one costs a dictionary look-up. llhttp alone decides what a head means.
+
+This module must never decode a tensor, choose a status, or wait. It leans on uvicorn's internals; ``tests/arch`` pins
+their shape. A lane call plays the part of uvicorn's request cycle, so that its pipelining, shutdown and disconnect
+logic see it as one of theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.edge.http_front import (
+    HttpFront,
+    InferPlan,
+    Reply,
+    error_reply,
+    serialize,
+    wanted_compression,
+)
+from gateway.edge.json_codec import OutputEncoding, decode_infer, encode_error
+from gateway.errors import ErrorCode, HeadraceError, invalid
+from gateway.messages import Prediction, PredictRequest
+from gateway.pipeline.call import Call
+
+INFER_URL = re.compile(rb"/v2/models/([A-Za-z0-9_.\-]+)(?:/versions/([A-Za-z0-9_.\-]+))?/infer")
+RESERVE_FROM_BYTES = 64 * 1024
+"""Bodies above this are counted by admission while they arrive."""
+LINGER_S = 2.0
+"""How long a refused upload may go on being thrown away before the connection is cut."""
+
+_UNUSUAL = frozenset({b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"})
+
+
+class _NoEvent:
+    """Stands in for the event that uvicorn sets on a cycle; nobody waits for it here."""
+
+    def set(self) -> None:
+        return None
+
+
+class LaneCall(Call[Prediction]):
+    """One infer request in the lane. To uvicorn it looks like a request cycle of its own."""
+
+    __slots__ = (
+        "_encoding",
+        "_plan",
+        "_protocol",
+        "_request",
+        "disconnected",
+        "keep_alive",
+        "response_complete",
+    )
+
+    message_event = _NoEvent()
+
+    def __init__(self, protocol: FastLaneProtocol, plan: InferPlan) -> None:
+        super().__init__()
+        self._protocol = protocol
+        self._plan = plan
+        self._request: PredictRequest | None = None
+        self._encoding: OutputEncoding | None = None
+        self.keep_alive = plan.keep_alive
+        self.disconnected = False
+        self.response_complete = False
+
+    def serve(self, body: bytes) -> None:
+        """Decode and send the request through the service; ``finish`` writes the answer."""
+        front = self._protocol.front
+        plan = self._plan
+        try:
+            servable = front.catalog.find(plan.model, plan.version)
+            self._request, self._encoding = decode_infer(
+                body, plan.header_length, servable, plan.version, front.clock()
+            )
+        except Exception as error:
+            self.finish(None, error)
+            return
+        self.start(front.service(self._request))
+
+    def finish(self, result: Prediction | None, error: BaseException | None) -> None:
+        """Write the answer, unless nobody is there to read it."""
+        front = self._protocol.front
+        reply = front.reply(self._plan, self._request, self._encoding, result, error)
+        self._request = self._encoding = None
+        self.response_complete = True
+        if not self.disconnected:
+            self._protocol.write_reply(self, reply)
+
+
+class FastLaneProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 protocol with a lane for infer. ``bind`` makes the class that uvicorn instantiates."""
+
+    front: HttpFront
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._plan: InferPlan | None = None  # of the message that is being received in the lane
+        self._chunks: list[bytes] = []
+        self._missing_bytes = (
+            0  # of a body whose head was remembered: llhttp does not see such a message at all
+        )
+        self._reserved_bytes = 0
+        self._call: LaneCall | None = None
+        self._head: bytes | None = None
+        self._at_boundary = True
+        self._in_headers = False
+        self._header_bytes = 0
+        self._discarding = False
+        self._touched = True
+        self._since_s = 0.0
+        self._idle_since_s = self.front.clock()
+
+    # -- connection -------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.front.limits.max_connections:
+            self.refuse(
+                HeadraceError(ErrorCode.OVERLOADED, "too many connections", retry_after_s=1.0)
+            )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._forget_body()
+        call = self._call
+        if call is not None and not call.response_complete:
+            call.disconnected = True
+            call.cancel()
+
+    def pause_writing(self) -> None:
+        """The peer does not read: stop reading from it, so that its unread answers stay bounded."""
+        super().pause_writing()
+        self.flow.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The peer reads again."""
+        super().resume_writing()
+        if not self.pipeline:
+            self.flow.resume_reading()
+
+    def shutdown(self) -> None:
+        """Close now if nothing is under way; otherwise the answer that is under way closes."""
+        if not self._at_boundary or self._missing_bytes:
+            return  # a request is still arriving: its answer will say "connection: close"
+        super().shutdown()
+
+    # -- receiving --------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        self._touched = True
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
+        if self._discarding:
+            return
+        if self._missing_bytes:
+            self._receive_body(data)
+            return
+        if self._at_boundary and (self.cycle is None or self.cycle.response_complete):
+            end = data.find(b"\r\n\r\n")
+            if end > 0:
+                head = data[:end]
+                plan = self.front.plan_of(head)
+                if plan is not None:
+                    missing_bytes = plan.content_length - len(data) + end + 4
+                    if missing_bytes == 0:
+                        self._serve(plan, data[end + 4 :])
+                        return
+                    if missing_bytes > 0:
+                        self._plan = plan
+                        self._missing_bytes = plan.content_length
+                        self._since_s = self.front.clock()
+                        self._receive_body(data[end + 4 :])
+                        return
+                else:
+                    self._head = head
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
+        super().data_received(data)
+        self._head = None
+        if self._in_headers and not self._discarding:
+            self._header_bytes += len(data)
+            if self._header_bytes > self.front.limits.max_header_bytes:
+                self.refuse(invalid("the request's headers are too large"), status=431)
+
+    def _receive_body(self, data: bytes) -> None:
+        """Collect a body whose head was remembered."""
+        extra = b""
+        if len(data) > self._missing_bytes:
+            data, extra = data[: self._missing_bytes], data[self._missing_bytes :]
+        self._missing_bytes -= len(data)
+        if not self._keep_chunk(data) or self._missing_bytes:
+            return
+        plan = self._plan
+        assert plan is not None
+        body = b"".join(self._chunks)
+        self._forget_body()
+        self._serve(plan, body)
+        if extra:
+            self.data_received(extra)
+
+    def _keep_chunk(self, data: bytes) -> bool:
+        """Keep a piece of the body if the process has room for it; otherwise refuse the request."""
+        assert self._plan is not None
+        if self._plan.content_length > RESERVE_FROM_BYTES:
+            if not self.front.admission.reserve_bytes(len(data)):
+                self.refuse(
+                    HeadraceError(
+                        ErrorCode.OVERLOADED,
+                        "the gateway holds too many bytes of requests; try again later",
+                        retry_after_s=1.0,
+                    )
+                )
+                return False
+            self._reserved_bytes += len(data)
+        self._chunks.append(data)
+        return True
+
+    def _forget_body(self) -> None:
+        if self._reserved_bytes:
+            self.front.admission.release_bytes(self._reserved_bytes)
+            self._reserved_bytes = 0
+        self._chunks = []
+        self._plan = None
+        self._missing_bytes = 0
+
+    # -- llhttp's callbacks -----------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._at_boundary = False
+        self._in_headers = True
+        self._header_bytes = 0
+        self._since_s = self.front.clock()
+
+    def on_headers_complete(self) -> None:
+        self._in_headers = False
+        if self._discarding:
+            return
+        length_bytes = self._content_length()
+        if length_bytes is not None and length_bytes > self.front.limits.max_body_bytes:
+            self.refuse(
+                invalid(
+                    f"the body has {length_bytes} bytes; this server takes at most "
+                    f"{self.front.limits.max_body_bytes} (limits.max_body_bytes)"
+                )
+            )
+            return
+        self._plan = plan = self._lane_plan(length_bytes)
+        if plan is None:
+            super().on_headers_complete()
+        elif self._head is not None and plan.keep_alive:
+            self.front.remember(self._head, plan)
+        self._head = None  # a second message in the same bytes did not start at their beginning
+
+    def on_body(self, body: bytes) -> None:
+        if self._discarding:
+            return
+        if self._plan is None:
+            super().on_body(body)
+        else:
+            self._keep_chunk(body)
+
+    def on_message_complete(self) -> None:
+        self._at_boundary = True
+        if self._discarding:
+            return
+        plan = self._plan
+        if plan is None:
+            super().on_message_complete()
+            return
+        body = b"".join(self._chunks)
+        self._forget_body()
+        self._serve(plan, body)
+
+    def _content_length(self) -> int | None:
+        for name, value in self.headers:
+            if name == b"content-length":
+                return int(value)  # llhttp has refused anything but digits
+        return None
+
+    def _lane_plan(self, length_bytes: int | None) -> InferPlan | None:
+        """The plan of a plain infer request; None for everything that must take the ASGI route."""
+        if length_bytes is None or self.parser.get_method() != b"POST":
+            return None
+        match = INFER_URL.fullmatch(self.url)
+        if match is None or self.parser.get_http_version() != "1.1":
+            return None
+        if self.cycle is not None and not self.cycle.response_complete:
+            return None
+        header_length: int | None = None
+        compression = ""
+        for name, value in self.headers:
+            if name in _UNUSUAL:
+                return None
+            if name == b"inference-header-content-length":
+                # Anything odd here is an error, and the ASGI route words errors.
+                if header_length is not None or not value.isdigit() or len(value) > 12:
+                    return None
+                header_length = int(value)
+            elif name == b"accept-encoding":
+                compression = wanted_compression(value.decode("latin-1"))
+        return InferPlan(
+            model=match[1].decode("ascii"),
+            version=(match[2] or b"").decode("ascii"),
+            content_length=length_bytes,
+            header_length=header_length,
+            keep_alive=self.parser.should_keep_alive(),
+            compression=compression,
+        )
+
+    # -- answering --------------------------------------------------------------------------------
+
+    def _serve(self, plan: InferPlan, body: bytes) -> None:
+        self.front.metrics.http_paths["fast_lane"] += 1
+        self._call = call = LaneCall(self, plan)
+        self.cycle = call  # type: ignore[assignment]  # plays the part: see the module's docstring
+        call.serve(body)
+
+    def write_reply(self, call: LaneCall, reply: Reply) -> None:
+        """Head and body in one write; then close, go on with a pipelined request, or wait for the next."""
+        close = not call.keep_alive or self.front.draining
+        self.transport.write(b"".join(serialize(reply, close=close)))
+        self.server_state.total_requests += 1
+        self._touched = True
+        if close:
+            self.transport.close()
+        elif self.pipeline:
+            self.on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """llhttp refused the bytes."""
+        self.refuse(invalid(f"not a valid HTTP request: {msg}"))
+
+    def refuse(self, error: HeadraceError, *, status: int | None = None) -> None:
+        """Answer with an error before the request is whole, and let go of the connection.
+
+        The rest of the upload is thrown away for a moment: closing on unread bytes would reset the connection and
+        take the answer with it.
+        """
+        if self._discarding or self.transport.is_closing():
+            return
+        self._discarding = True
+        self._forget_body()
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if isinstance(cycle, LaneCall) or cycle.response_started or self.pipeline:
+                self.transport.close()  # an error here would look like the answer of the call that is running
+                return
+            cycle.disconnected = (
+                True  # the application waits for the rest of a body that will not come
+            )
+            cycle.message_event.set()
+        reply = error_reply(error)
+        if status is not None:
+            reply = Reply(status, reply.headers, encode_error(error.message))
+        self.transport.write(b"".join(serialize(reply, close=True)))
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.close)
+
+    # -- the sweeper's view -----------------------------------------------------------------------
+
+    def sweep(self, now: float) -> None:
+        """Called about once a second: cut what has stalled. One rule for each way to hold a connection for nothing."""
+        limits = self.front.limits
+        if self._touched:
+            self._touched = False
+            self._idle_since_s = now
+        idle_s = now - self._idle_since_s
+        if self.flow.write_paused:
+            if idle_s > limits.write_stall_timeout_s:
+                self.transport.abort()
+        elif self._in_headers or not self._at_boundary or self._missing_bytes:
+            allowed_s = limits.head_timeout_s if self._in_headers else limits.body_timeout_s
+            if now - self._since_s > allowed_s:
+                self.refuse(
+                    HeadraceError(
+                        ErrorCode.DEADLINE_EXCEEDED,
+                        f"the request was not complete after {allowed_s:g} s",
+                    ),
+                    status=408,
+                )
+        elif self.cycle is not None and not self.cycle.response_complete:
+            return
+        elif idle_s > limits.keep_alive_s:
+            self.transport.close()
+
+
+def bind(front: HttpFront) -> type[FastLaneProtocol]:
+    """The protocol class for one front, as ``uvicorn.Config(http=…)`` wants it."""
+    return type("BoundFastLaneProtocol", (FastLaneProtocol,), {"front": front})

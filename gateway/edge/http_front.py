@@ -1,0 +1,204 @@
+"""What the connections of the HTTP port share, and the bytes of a reply.
+
+Used by both ways through the port, the fast lane and the ASGI route, so that they answer alike. It decides how an
+outcome looks on the wire; it must never read a socket.
+"""
+
+from __future__ import annotations
+
+import http
+import logging
+import zlib
+
+import msgspec
+
+from gateway.core.admission import Admission
+from gateway.edge.json_codec import OutputEncoding, encode_error, encode_prediction
+from gateway.edge.status import HTTP_STATUS, as_headrace_error, retry_after_header_s
+from gateway.messages import Prediction, PredictRequest
+from gateway.ports import Catalog, Clock, Service
+from gateway.settings import HttpLimits
+from gateway.telemetry.metrics import FrontMetrics
+
+access_logger = logging.getLogger("headrace.access")
+
+COMPRESS_FROM_BYTES = 1024
+"""Smaller bodies gain nothing."""
+COMPRESS_UP_TO_BYTES = 256 * 1024
+"""Larger bodies would hold the event loop for milliseconds; they go out as they are."""
+MAX_HEADS = 1024
+MAX_HEAD_BYTES = 2048
+"""Longer request heads are parsed each time instead of being remembered."""
+
+_WINDOW_BITS = {"gzip": 31, "deflate": 15}
+
+
+class InferPlan(msgspec.Struct, frozen=True):
+    """All that the head of an infer request says. Equal heads have equal plans, so plans are remembered."""
+
+    model: str
+    version: str
+    content_length: int
+    header_length: int | None
+    """``Inference-Header-Content-Length``: bytes of JSON before the binary tensors."""
+    keep_alive: bool
+    compression: str
+    """"gzip", "deflate" or "" for the answer."""
+
+
+class Reply(msgspec.Struct):
+    """An answer ready for either way out."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+class HttpFront:
+    """The shared state of the HTTP port."""
+
+    def __init__(
+        self,
+        service: Service[PredictRequest],
+        catalog: Catalog,
+        admission: Admission,
+        metrics: FrontMetrics,
+        clock: Clock,
+        limits: HttpLimits,
+        *,
+        access_log: bool = False,
+    ) -> None:
+        self.service = service
+        self.catalog = catalog
+        self.admission = admission
+        self.metrics = metrics
+        self.clock = clock
+        self.limits = limits
+        self.access_log = access_log
+        self.draining = False
+        self._heads: dict[bytes, InferPlan] = {}
+        self.plan_of = self._heads.get
+
+    def remember(self, head: bytes, plan: InferPlan) -> None:
+        """Keep what llhttp found in this head; the next request with the same bytes need not be parsed again."""
+        if len(head) > MAX_HEAD_BYTES:
+            return
+        if len(self._heads) >= MAX_HEADS:
+            self._heads.clear()
+        self._heads[head] = plan
+
+    def reply(
+        self,
+        plan: InferPlan,
+        request: PredictRequest | None,
+        encoding: OutputEncoding | None,
+        prediction: Prediction | None,
+        error: BaseException | None,
+    ) -> Reply:
+        """The answer to one infer call, whatever became of it."""
+        if (
+            error is None
+            and prediction is not None
+            and request is not None
+            and encoding is not None
+        ):
+            try:
+                body, json_length = encode_prediction(request, prediction, encoding)
+            except Exception as failure:  # an output that JSON cannot carry
+                return self._error_reply(plan, request, failure)
+            self.metrics.calls["http", "ok"] += 1
+            if self.access_log:
+                self._log(plan, request, 200)
+            headers = _head_of(json_length)
+            if plan.compression and COMPRESS_FROM_BYTES <= len(body) <= COMPRESS_UP_TO_BYTES:
+                body = compress(body, plan.compression)
+                headers = [*headers, (b"content-encoding", plan.compression.encode())]
+            return Reply(200, headers, body)
+        assert error is not None
+        return self._error_reply(plan, request, error)
+
+    def _error_reply(
+        self, plan: InferPlan, request: PredictRequest | None, error: BaseException
+    ) -> Reply:
+        ours = as_headrace_error(error)
+        self.metrics.calls["http", ours.code.value] += 1
+        reply = error_reply(ours)
+        if self.access_log:
+            self._log(plan, request, reply.status)
+        return reply
+
+    def _log(self, plan: InferPlan, request: PredictRequest | None, status: int) -> None:
+        access_logger.info(
+            "infer",
+            extra={
+                "protocol": "http",
+                "model": plan.model,
+                "version": plan.version,
+                "request_id": request.request_id if request else "",
+                "status": status,
+                "duration_us": int((self.clock() - request.received_s) * 1e6) if request else None,
+            },
+        )
+
+
+_JSON_HEAD = [(b"content-type", b"application/json")]
+
+
+def _head_of(json_length: int | None) -> list[tuple[bytes, bytes]]:
+    if json_length is None:
+        return _JSON_HEAD
+    return [
+        (b"content-type", b"application/octet-stream"),
+        (b"inference-header-content-length", str(json_length).encode()),
+    ]
+
+
+def error_reply(error: BaseException) -> Reply:
+    """``{"error": …}`` with its status, and ``Retry-After`` where trying again makes sense."""
+    ours = as_headrace_error(error)
+    headers = list(_JSON_HEAD)
+    retry_after = retry_after_header_s(ours)
+    if retry_after is not None:
+        headers.append((b"retry-after", retry_after.encode()))
+    return Reply(HTTP_STATUS[ours.code], headers, encode_error(ours.message))
+
+
+def compress(body: bytes, encoding: str) -> bytes:
+    """``body`` as gzip (RFC 1952) or deflate (RFC 1950), at the quickest level."""
+    packer = zlib.compressobj(1, zlib.DEFLATED, _WINDOW_BITS[encoding])
+    return packer.compress(body) + packer.flush()
+
+
+def wanted_compression(accept_encoding: str) -> str:
+    """The first of gzip and deflate that the header allows; "" for none (RFC 9110, section 12.5.3)."""
+    for name in ("gzip", "deflate"):
+        for offer in accept_encoding.lower().split(","):
+            token, _, weight = offer.partition(";")
+            if token.strip() == name and weight.replace(" ", "") not in (
+                "q=0",
+                "q=0.0",
+                "q=0.00",
+                "q=0.000",
+            ):
+                return name
+    return ""
+
+
+_STATUS_LINES = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
+    for status in http.HTTPStatus
+}
+
+
+def serialize(reply: Reply, *, close: bool) -> list[bytes]:
+    """The reply as pieces for one gathered write."""
+    pieces = [_STATUS_LINES[reply.status]]
+    for name, value in reply.headers:
+        pieces += (name, b": ", value, b"\r\n")
+    pieces.append(
+        b"content-length: %d\r\nconnection: close\r\n\r\n" % len(reply.body)
+        if close
+        else b"content-length: %d\r\n\r\n" % len(reply.body)
+    )
+    pieces.append(reply.body)
+    return pieces

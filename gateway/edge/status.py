@@ -1,0 +1,57 @@
+"""The one table that says what an error code is on each wire.
+
+Triton's table is the base (bad input 400, unknown 404, not ready 503), plus 504/DEADLINE_EXCEEDED for deadlines and
+503 with ``Retry-After``/UNAVAILABLE for overload. Nothing else may translate errors, and no text of an unexpected
+exception leaves the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from asyncio import CancelledError
+
+from gateway.errors import ErrorCode, HeadraceError
+
+logger = logging.getLogger("headrace.edge")
+
+HTTP_STATUS: dict[ErrorCode, int] = {
+    ErrorCode.INVALID_ARGUMENT: 400,
+    ErrorCode.NOT_FOUND: 404,
+    ErrorCode.METHOD_NOT_ALLOWED: 405,
+    ErrorCode.UNIMPLEMENTED: 501,
+    ErrorCode.NOT_READY: 503,
+    ErrorCode.OVERLOADED: 503,
+    ErrorCode.DEADLINE_EXCEEDED: 504,
+    ErrorCode.CANCELLED: 400,
+    ErrorCode.INTERNAL: 500,
+}
+
+GRPC_STATUS: dict[ErrorCode, int] = {
+    ErrorCode.INVALID_ARGUMENT: 3,
+    ErrorCode.NOT_FOUND: 5,
+    ErrorCode.METHOD_NOT_ALLOWED: 12,
+    ErrorCode.UNIMPLEMENTED: 12,
+    ErrorCode.NOT_READY: 14,
+    ErrorCode.OVERLOADED: 14,
+    ErrorCode.DEADLINE_EXCEEDED: 4,
+    ErrorCode.CANCELLED: 1,
+    ErrorCode.INTERNAL: 13,
+}
+
+
+def as_headrace_error(error: BaseException) -> HeadraceError:
+    """Any exception as an error of ours. What nobody expected is logged whole and told as INTERNAL."""
+    if isinstance(error, HeadraceError):
+        return error
+    if isinstance(error, CancelledError):
+        return HeadraceError(ErrorCode.CANCELLED, "the caller went away")
+    logger.error("a request failed in a way nobody expected", exc_info=error)
+    return HeadraceError(ErrorCode.INTERNAL, "internal error; the server's log says more")
+
+
+def retry_after_header_s(error: HeadraceError) -> str | None:
+    """The value of ``Retry-After``: whole seconds, at least 1 (RFC 9110, section 10.2.3)."""
+    if error.retry_after_s is None:
+        return None
+    return str(max(1, math.ceil(error.retry_after_s)))

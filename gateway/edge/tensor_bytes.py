@@ -1,0 +1,120 @@
+"""Tensors as the wires' raw bytes, both ways: row-major, little-endian, without padding.
+
+Decides which bytes are a valid tensor of a checked layout. Numbers are viewed, never copied, unless
+they lie unaligned; BYTES elements (a 4-byte length before each) are the only ones that cost Python
+work, one step each. It must never read beyond the bytes it was given, whatever lengths they claim.
+
+Measured for 32 floats: ``np.ndarray(shape, dtype, buffer, offset)`` 0.36 µs, ``np.frombuffer`` and
+``reshape`` 0.47 µs. A BOOL check by ``bytes.translate`` takes 0.1 µs where ``max()`` takes 1.6 µs.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import TypeAlias
+
+import numpy as np
+
+from backends.signature import Tensor
+from gateway.edge.input_layout import BYTES_LENGTH_SIZE, InputLayout, quote, quote_shape
+from gateway.errors import invalid
+
+Buffer: TypeAlias = bytes | memoryview
+"""Bytes of a request: a whole body, or a view of one."""
+
+MAX_ELEMENT_BYTES = 2**32 - 1
+"""The longest BYTES element that its 4-byte length can announce."""
+
+_read_length = struct.Struct("<I").unpack_from
+_write_length = struct.Struct("<I").pack
+
+
+def read_tensor(layout: InputLayout, buffer: Buffer, offset: int, size: int) -> Tensor:
+    """The tensor in ``buffer[offset : offset + size]``, as a read-only view where that is possible.
+
+    The caller has made sure that the buffer is that long. Raises INVALID_ARGUMENT when ``size`` is
+    not what the layout needs, or when the bytes are no valid BOOL or BYTES elements.
+    """
+    if layout.datatype == "BYTES":
+        return _read_elements(layout, buffer, offset, size)
+    if size != layout.nbytes:
+        raise wrong_size(layout, size)
+    tensor: Tensor = np.ndarray(layout.shape, layout.dtype, buffer, offset)
+    if not layout.is_plain:
+        check_bools(layout, buffer[offset : offset + size])
+    # ONNX Runtime takes the address as it is. ``bytes`` objects start aligned.
+    if (offset & 7 or type(buffer) is not bytes) and not tensor.flags.aligned:
+        return tensor.copy()
+    return tensor
+
+
+def wrong_size(layout: InputLayout, size: int) -> Exception:
+    """Why ``size`` bytes are no tensor of this layout (not BYTES)."""
+    return invalid(
+        f"input {quote(layout.name)} has {size} bytes of data; {layout.datatype} of shape "
+        f"{quote_shape(layout.shape)} needs {layout.nbytes}"
+    )
+
+
+def check_bools(layout: InputLayout, data: Buffer) -> None:
+    """Raises INVALID_ARGUMENT for a byte that is neither 0 nor 1: as a NumPy bool it is undefined."""
+    strange = bytes(data).translate(None, b"\x00\x01")
+    if strange:
+        raise invalid(
+            f"input {quote(layout.name)} is BOOL, of one byte 0 or 1 per element; "
+            f"its data has a byte {strange[0]}"
+        )
+
+
+def _read_elements(layout: InputLayout, buffer: Buffer, offset: int, size: int) -> Tensor:
+    end = offset + size
+    if layout.nbytes > size:
+        # Before the loop: a shape alone must not make us allocate.
+        raise _wrong_elements(layout, size, f"which takes at least {layout.nbytes}")
+    elements: list[bytes] = []
+    while offset < end:
+        start = offset + BYTES_LENGTH_SIZE
+        if start > end:
+            raise _wrong_elements(layout, size, f"and element {len(elements)} has no length")
+        (length,) = _read_length(buffer, offset)
+        offset = start + length
+        if offset > end:
+            raise _wrong_elements(
+                layout,
+                size,
+                f"and element {len(elements)} claims {length} of the {end - start} bytes left",
+            )
+        elements.append(bytes(buffer[start:offset]))
+        if len(elements) > layout.count:
+            raise _wrong_elements(layout, size, f"which hold more than {layout.count} elements")
+    if len(elements) != layout.count:
+        raise _wrong_elements(
+            layout, size, f"which hold {len(elements)} elements, not {layout.count}"
+        )
+    return element_tensor(layout, elements)
+
+
+def _wrong_elements(layout: InputLayout, size: int, problem: str) -> Exception:
+    return invalid(
+        f"input {quote(layout.name)} is BYTES of shape {quote_shape(layout.shape)}, each element "
+        f"after its 4-byte little-endian length: got {size} bytes, {problem}"
+    )
+
+
+def element_tensor(layout: InputLayout, elements: Iterable[bytes]) -> Tensor:
+    """A BYTES tensor of ``layout.count`` elements, in row-major order."""
+    return np.fromiter(elements, layout.dtype, layout.count).reshape(layout.shape)
+
+
+def write_elements(tensor: Tensor) -> bytes:
+    """A BYTES tensor's elements (``bytes``, or ``str`` as UTF-8), each after its length.
+
+    ONNX Runtime gives its strings as ``str``.
+    """
+    parts: list[bytes] = []
+    for element in tensor.ravel().tolist():
+        data = element.encode() if isinstance(element, str) else element
+        parts.append(_write_length(len(data)))
+        parts.append(data)
+    return b"".join(parts)

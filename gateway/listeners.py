@@ -1,0 +1,93 @@
+"""Sockets that the process listens on, and the uvicorn servers behind two of them.
+
+Decides how a port is claimed and what a person reads when it cannot be. It must never know what is served there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from typing import Any
+
+import uvicorn
+
+BACKLOG = 2048
+LOOP_TURN_S = 0.02
+
+
+class ListenError(Exception):
+    """A port that cannot be had, in words for the person who asked for it."""
+
+
+def listen(host: str, port: int, option: str) -> socket.socket:
+    """A bound socket, not yet accepting; port 0 picks a free one."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        claimed = socket.socket(family, kind, proto)
+    except OSError as error:
+        raise ListenError(f"cannot listen on '{host}': {error.strerror or error}") from None
+    try:
+        claimed.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        claimed.bind(address)
+        claimed.setblocking(False)
+    except OSError as error:
+        claimed.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ListenError(
+                f"port {port} on {host} is taken; stop what listens there or choose another with {option}"
+            ) from None
+        raise ListenError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+    return claimed
+
+
+def address_of(claimed: socket.socket) -> str:
+    """``host:port`` as a client would write it."""
+    host, port = claimed.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class HttpServer:
+    """One uvicorn server on one socket, driven by us instead of by its own main loop and signal handlers."""
+
+    def __init__(
+        self, app: Any, claimed: socket.socket, *, protocol: Any, keep_alive_s: float
+    ) -> None:
+        self._socket = claimed
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                http=protocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                date_header=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=int(keep_alive_s),
+            )
+        )
+
+    @property
+    def connections(self) -> set[Any]:
+        """The open connections' protocol objects."""
+        return self._server.server_state.connections
+
+    async def start(self) -> None:
+        """Accept connections."""
+        config = self._server.config
+        config.load()
+        self._server.lifespan = config.lifespan_class(config)
+        await self._server.startup(sockets=[self._socket])
+
+    async def stop(self, timeout_s: float) -> None:
+        """Close the port, let running requests finish, cut what is left after the timeout."""
+        try:
+            await asyncio.wait_for(self._server.shutdown(sockets=[self._socket]), timeout_s)
+        except TimeoutError:
+            for connection in list(self.connections):
+                connection.transport.abort()
+            await asyncio.sleep(LOOP_TURN_S)

@@ -1,0 +1,60 @@
+"""The values that travel between hops. Plain structs; they decide nothing and know no wire.
+
+A request's type grows as it advances: ``PredictRequest`` (decoded), ``RoutedRequest`` (a servable is chosen).
+A layer that needs what an earlier layer found out takes the later type, so a wrong order does not type-check.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+
+from backends.signature import Tensor
+
+if TYPE_CHECKING:
+    from gateway.ports import CountedServable, Servable
+
+NO_DEADLINE_S = float("inf")
+
+Parameters: TypeAlias = dict[str, bool | int | float | str]
+
+
+class PredictRequest(msgspec.Struct):
+    """One decoded prediction call: valid against the model's client-facing signature.
+
+    ``inputs`` stand in the signature's order, each C-contiguous and of the signature's dtype. Times are
+    seconds on the loop's monotonic clock.
+    """
+
+    model: str
+    version: str
+    """The version that the caller asked for; empty when the policy decides."""
+    request_id: str
+    """The caller's id, echoed in the answer; empty when none was given."""
+    inputs: tuple[Tensor, ...]
+    rows: int
+    """Rows along the batch dimension; 1 for a model that is not batched."""
+    outputs: tuple[int, ...]
+    """Wanted outputs, as indices into the signature's outputs, in the order the caller named them."""
+    deadline_s: float
+    """Absolute; ``NO_DEADLINE_S`` when the caller and the model set none."""
+    priority: int
+    """1 is the most urgent; larger waits behind smaller."""
+    received_s: float
+    size_bytes: int
+    """What the request weighs in memory, for admission."""
+
+
+class RoutedRequest(msgspec.Struct):
+    """A request whose servable is fixed."""
+
+    request: PredictRequest
+    servable: CountedServable
+
+
+class Prediction(msgspec.Struct):
+    """The answer to one request: every output of the signature, in the signature's order."""
+
+    servable: Servable
+    outputs: list[Tensor]

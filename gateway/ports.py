@@ -1,0 +1,83 @@
+"""The shapes of what the gateway needs from others, and of what its layers offer each other.
+
+Only signatures; ``app.py`` decides which concrete classes fill them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from backends.signature import Signature, Tensor
+from gateway.messages import Prediction
+
+Clock: TypeAlias = Callable[[], float]
+"""Seconds, monotonic. The loop's own clock in production, an invented one in tests."""
+
+
+RequestT_contra = TypeVar("RequestT_contra", contravariant=True)
+
+
+class Service(Protocol[RequestT_contra]):
+    """One hop: takes a request of its type, answers with a prediction or raises ``HeadraceError``.
+
+    A hop is a coroutine function, driven without a task: what it awaits must be a ``Promise`` of the pipeline.
+    """
+
+    def __call__(self, request: RequestT_contra, /) -> Coroutine[Any, Any, Prediction]: ...
+
+
+class Servable(Protocol):
+    """One version of one model that can be asked for answers."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def platform(self) -> str:
+        """The name that Triton gives this kind of model, for example ``onnxruntime_onnx``."""
+        ...
+
+    @property
+    def signature(self) -> Signature: ...
+    @property
+    def max_batch_size(self) -> int:
+        """Largest batch in rows; 0 when rows of different requests must never be mixed."""
+        ...
+
+    @property
+    def default_timeout_s(self) -> float:
+        """Deadline for a caller that gives none, in seconds; infinity when the model sets none."""
+        ...
+
+    @property
+    def default_priority(self) -> int: ...
+    @property
+    def reply_templates(self) -> dict[str, Any]:
+        """A place where codecs keep what they precompute for this version; it goes when the version goes."""
+        ...
+
+    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Blocking and thread-safe: inputs and outputs in the signature's order."""
+        ...
+
+
+class CountedServable(Servable, Protocol):
+    """A servable that counts who is inside, so that it can drain."""
+
+    def acquire(self) -> None:
+        """Count one caller in; NOT_READY once the version is leaving."""
+        ...
+
+    def release(self) -> bool:
+        """Count one caller out; True when a version that is leaving has no caller left."""
+        ...
+
+
+class Catalog(Protocol):
+    """Which models can be asked now."""
+
+    def find(self, model: str, version: str) -> CountedServable:
+        """The servable for a name and a version ("" = the policy's choice); NOT_FOUND or NOT_READY otherwise."""
+        ...

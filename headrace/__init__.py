@@ -1,0 +1,3 @@
+"""The command: parses, calls, prints."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,131 @@
+"""``headrace``: every command of the product. Thin: it parses, calls a process's own entry, and prints."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from foundation.settings import SettingsError, load
+from gateway.settings import GatewaySettings
+from headrace import __version__
+
+app = typer.Typer(
+    help="Serve machine-learning models over the Open Inference Protocol.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        _say(f"headrace {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+@app.command()
+def serve(
+    models: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with <model>/<version>/model.onnx. [default: models]", show_default=False
+        ),
+    ] = None,
+    http_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="REST port; 0 picks a free one. [default: 8000]",
+            show_default=False,
+        ),
+    ] = None,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="gRPC port; 0 picks a free one. [default: 8001]",
+            show_default=False,
+        ),
+    ] = None,
+    admin_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Port for metrics and status; 0 picks a free one. [default: 8002]",
+            show_default=False,
+        ),
+    ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Address to listen on. [default: 127.0.0.1]", show_default=False),
+    ] = None,
+    access_log: Annotated[
+        bool | None, typer.Option(help="Log a line for each infer call.", show_default=False)
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Settings file. [default: headrace.toml here, if there is one]", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Serve a folder of ONNX models over REST and gRPC until SIGTERM.
+
+    Try it:  curl http://127.0.0.1:8000/v2/models/<model>
+
+    Every setting can stand in headrace.toml or in a variable HEADRACE_<SECTION>_<KEY>, for example
+    HEADRACE_DRAIN_DELAY_S=5; options win over variables, variables over the file.
+    """
+    options: dict[str, dict[str, Any]] = {
+        "server": {
+            "http_port": http_port,
+            "grpc_port": grpc_port,
+            "admin_port": admin_port,
+            "host": host,
+        },
+        "repository": {"models": None if models is None else str(models)},
+        "telemetry": {"access_log": access_log},
+    }
+    given = {
+        section: {key: value for key, value in values.items() if value is not None}
+        for section, values in options.items()
+    }
+    default_file = Path("headrace.toml")
+    file = config or (default_file if default_file.is_file() else None)
+    try:
+        settings = load(GatewaySettings, file=file, environment=os.environ, overrides=given)
+    except SettingsError as error:
+        typer.echo(f"headrace: {error}", err=True)
+        raise typer.Exit(2) from None
+    from gateway.__main__ import run  # the runtime is heavy; --help should not wait for it
+
+    raise typer.Exit(run(settings, __version__, _say))
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Decides the order of a bench: rounds outside, rows inside, servers started fresh in between.
+
+Interleaving spreads a slow minute of the machine over all servers instead of one. A row that
+fails is noted and the others go on. It must never run two servers at once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from loadtests import closed_loop, cold_start, models, open_loop, pipeline_row, quiet, rows
+from loadtests.failures import BenchError
+from loadtests.measured import Results
+from loadtests.progress import say
+from loadtests.server_process import ServerProcess, running
+from loadtests.servers import Kind
+from loadtests.workbench import Workbench
+
+_Row = TypeVar("_Row")
+
+_NOT_INSTALLED = "headrace is not installed"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a person asked for."""
+
+    names: list[str]
+    rounds: int
+    seconds: float
+    open_seconds: float
+    arrivals: str
+    patience_s: float
+
+
+class Campaign:
+    """One bench from its first round to its last."""
+
+    def __init__(self, bench: Workbench, plan: Plan) -> None:
+        self._bench = bench
+        self._plan = plan
+        self.results = Results()
+
+    def run(self) -> Results:
+        """Measures all that was asked for."""
+        closed = [row for row in rows.CLOSED if self._wanted(row.name, row.server)]
+        overload = [row for row in rows.OPEN if self._wanted(row.name, row.server)]
+        if overload:
+            self._check_heavy()
+        for number in range(1, self._plan.rounds + 1):
+            # The order turns with each round, so that no row always follows the same one.
+            for row in _turned(closed, number):
+                self._attempt(row.name, row.server, number, self._closed(row, number))
+            for open_row in _turned(overload, number):
+                attempt = self._open(open_row, number)
+                self._attempt(open_row.name, open_row.server, number, attempt)
+        if self._wanted(rows.COLD_START, "headrace"):
+            self._cold_starts()
+        if rows.PIPELINE in self._plan.names:
+            self._pipeline()
+        return self.results
+
+    def _wanted(self, name: str, server: Kind) -> bool:
+        if name not in self._plan.names:
+            return False
+        if not self._bench.servers.has(server):
+            self.results.skipped[name] = _NOT_INSTALLED
+            say(f"{name}: skipped, {_NOT_INSTALLED}")
+            return False
+        return True
+
+    def _attempt(
+        self, name: str, kind: Kind, number: int, measure: Callable[[ServerProcess], str]
+    ) -> None:
+        if name in self.results.failed:
+            return
+        bench, label = self._bench, f"round {number}/{self._plan.rounds} {name}"
+        self._settle(label)
+        try:
+            command = bench.servers.command(kind)
+            with running(kind, command, bench.server_core, bench.logs) as server:
+                say(f"{label}: {measure(server)}")
+        except BenchError as problem:
+            self.results.failed[name] = str(problem)
+            say(f"{label}: FAILED, {problem}")
+
+    def _settle(self, label: str) -> None:
+        cores, patience = (self._bench.server_core, self._bench.load_core), self._plan.patience_s
+        if patience and not quiet.wait(cores, patience):
+            say(f"{label}: the machine is still busy after {patience:g} s, measuring anyway")
+
+    def _closed(self, row: rows.ClosedRow, number: int) -> Callable[[ServerProcess], str]:
+        def measure(server: ServerProcess) -> str:
+            sample = closed_loop.measure(self._bench, server, row, number, self._plan.seconds)
+            self.results.closed.append(sample)
+            return (
+                f"{sample.per_second:,.0f}/s, p50 {sample.p50_us:,.0f} µs, p99 "
+                f"{sample.p99_us:,.0f} µs, CPU {sample.cpu_us:.1f} µs, "
+                f"others on the core {sample.foreign_core:.0%}"
+            )
+
+        return measure
+
+    def _open(self, row: rows.OpenRow, number: int) -> Callable[[ServerProcess], str]:
+        def measure(server: ServerProcess) -> str:
+            sample = open_loop.measure(
+                self._bench, server, row, number, self._plan.open_seconds, self._plan.arrivals
+            )
+            self.results.open_loop.append(sample)
+            return (
+                f"capacity {sample.capacity:,.0f}/s, offered {sample.offered:,.0f}/s, in time "
+                f"{sample.goodput:.0%} of capacity, outcomes {sample.client.outcomes}"
+            )
+
+        return measure
+
+    def _check_heavy(self) -> None:
+        path = models.model_path(self._bench.servers.repository, models.HEAVY)
+        costs = models.row_cost_ms(path)
+        self.results.heavy_row_ms = costs
+        say("heavy model, ms per row: " + ", ".join(f"{n}: {c:.2f}" for n, c in costs.items()))
+        models.check_heavy(costs)
+
+    def _cold_starts(self) -> None:
+        for number in range(1, cold_start.STARTS + 1):
+            self._settle(rows.COLD_START)
+            try:
+                seconds = cold_start.measure(self._bench, "headrace")
+            except BenchError as problem:
+                self.results.failed[rows.COLD_START] = str(problem)
+                say(f"{rows.COLD_START}: FAILED, {problem}")
+                return
+            self.results.cold_start_s.append(seconds)
+            say(f"{rows.COLD_START} {number}/{cold_start.STARTS}: {seconds:.2f} s")
+
+    def _pipeline(self) -> None:
+        if not pipeline_row.available():
+            self.results.skipped[rows.PIPELINE] = "pipeline row not available"
+            say("pipeline row not available")
+            return
+        plan = self._plan
+        self._settle(rows.PIPELINE)
+        try:
+            figures = pipeline_row.measure(plan.rounds, plan.seconds, self._bench.server_core)
+        except BenchError as problem:
+            self.results.failed[rows.PIPELINE] = str(problem)
+            say(f"{rows.PIPELINE}: FAILED, {problem}")
+            return
+        self.results.pipeline_us = figures
+        say(f"{rows.PIPELINE}: {figures[pipeline_row.TOTAL]:.1f} µs per request")
+
+
+def _turned(listed: list[_Row], by: int) -> list[_Row]:
+    at = (by - 1) % len(listed) if listed else 0
+    return listed[at:] + listed[:at]

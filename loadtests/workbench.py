@@ -1,0 +1,58 @@
+"""Decides what all measurements of one bench share: cores, files, load generators, payloads.
+
+Made once before the first round. It must never change while rounds run.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from loadtests import json_payload, models, protobuf_payload
+from loadtests.load_generators import LoadGenerator, find
+from loadtests.servers import Catalogue
+
+
+@dataclass(frozen=True, slots=True)
+class Workbench:
+    """Where servers and clients run, and with what."""
+
+    folder: Path
+    servers: Catalogue
+    server_core: int
+    load_core: int
+    wrk: LoadGenerator
+    h2load: LoadGenerator
+    answers: dict[str, float]
+
+    @property
+    def logs(self) -> Path:
+        """What servers print."""
+        return self.folder / "logs"
+
+    def http_body(self) -> Path:
+        """The file that wrk posts."""
+        return self.folder / "infer.json"
+
+    def grpc_body(self, model: str) -> Path:
+        """The file that h2load posts: prefix and message."""
+        return self.folder / f"infer-{model}.grpc"
+
+
+def prepare(folder: Path, headrace: Path | None, server_core: int, load_core: int) -> Workbench:
+    """Builds models and payload files, and finds the load generators."""
+    folder.mkdir(parents=True, exist_ok=True)
+    repository = models.write_repository(folder / "models")
+    names = (models.TINY, models.HEAVY)
+    bench = Workbench(
+        folder=folder,
+        servers=Catalogue(repository, headrace),
+        server_core=server_core,
+        load_core=load_core,
+        wrk=find("wrk", folder),
+        h2load=find("h2load", folder),
+        answers={n: models.expected_answer(models.model_path(repository, n)) for n in names},
+    )
+    bench.http_body().write_bytes(json_payload.infer_body())
+    for name in names:
+        message = protobuf_payload.infer_request(name)
+        bench.grpc_body(name).write_bytes(protobuf_payload.framed(message))
+    return bench

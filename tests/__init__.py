@@ -1,0 +1,1 @@
+"""The tests. A package, so that no installed distribution's ``tests`` can stand in its place."""

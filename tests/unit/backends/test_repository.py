@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backends.errors import RepositoryError
+from backends.model_settings import ModelSettings
+from backends.repository import Desired, scan_repository
+from tests.support.models import write_model
+
+MODEL = b"not opened here"
+
+
+def versions(desired: Desired) -> dict[str, list[str]]:
+    return {model.name: [v.version for v in model.versions] for model in desired.models}
+
+
+def problems(desired: Desired) -> list[tuple[str, str]]:
+    return [(problem.name, problem.version) for problem in desired.problems]
+
+
+def reason(desired: Desired) -> str:
+    [problem] = desired.problems
+    return problem.reason
+
+
+def test_an_empty_repository_wants_nothing(tmp_path: Path) -> None:
+    assert scan_repository(tmp_path) == Desired((), ())
+
+
+def test_the_newest_version_is_the_highest_number(tmp_path: Path) -> None:
+    for version in (2, 10, 9):
+        path = write_model(tmp_path, "m", MODEL, version)
+    desired = scan_repository(tmp_path)
+    assert versions(desired) == {"m": ["10"]}
+    assert desired.models[0].settings == ModelSettings()
+    assert desired.models[0].versions[0].path == path.parents[1] / "10" / "model.onnx"
+    assert desired.problems == ()
+
+
+def test_models_stand_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for name in ("b", "a.b-c_D9", "A"):
+        write_model(tmp_path, name, MODEL)
+    assert list(versions(scan_repository(tmp_path))) == ["A", "a.b-c_D9", "b"]
+
+
+@pytest.mark.parametrize(
+    ("toml", "wanted"),
+    [
+        ("[versions]\nlatest = 2", ["7", "3"]),
+        ("[versions]\nlatest = 9", ["7", "3", "1"]),
+        ("[versions]\npolicy = 'all'", ["7", "3", "1"]),
+        ("[versions]\npolicy = 'specific'\nspecific = [1, 3]", ["3", "1"]),
+    ],
+)
+def test_the_policy_picks_the_versions(tmp_path: Path, toml: str, wanted: list[str]) -> None:
+    for version in (1, 3, 7):
+        write_model(tmp_path, "m", MODEL, version, toml)
+    desired = scan_repository(tmp_path)
+    assert versions(desired) == {"m": wanted}
+    assert desired.problems == ()
+
+
+def test_a_specific_version_that_is_not_there_is_a_problem_of_its_own(tmp_path: Path) -> None:
+    toml = "[versions]\npolicy = 'specific'\nspecific = [2, 5]"
+    write_model(tmp_path, "m", MODEL, 2, toml)
+    desired = scan_repository(tmp_path)
+    assert versions(desired) == {"m": ["2"]}
+    assert problems(desired) == [("m", "5")]
+    assert reason(desired) == (
+        "versions.specific asks for version 5, which is not there (found: 2)"
+    )
+
+
+def test_other_entries_are_ignored(tmp_path: Path) -> None:
+    path = write_model(tmp_path, "m", MODEL, 1)
+    for name in ("draft", ".4", "5.bak", "-1", "٣"):
+        write_model(tmp_path, "m", MODEL, name)
+    (path.parents[1] / "6").write_text("a file")
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / "README.md").write_text("a file")
+    assert scan_repository(tmp_path) == Desired(scan_repository(tmp_path).models, ())
+    assert versions(scan_repository(tmp_path)) == {"m": ["1"]}
+
+
+@pytest.mark.parametrize("version", ["01", "0", "000"])
+def test_leading_zeros_are_refused(tmp_path: Path, version: str) -> None:
+    write_model(tmp_path, "m", MODEL, 1)
+    write_model(tmp_path, "m", MODEL, version)
+    desired = scan_repository(tmp_path)
+    assert versions(desired) == {"m": ["1"]}
+    assert problems(desired) == [("m", version)]
+    assert "begins with a zero" in reason(desired)
+
+
+def test_a_missing_model_file_is_a_problem_of_that_version(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", MODEL, 1, "[versions]\npolicy = 'all'")
+    write_model(tmp_path, "m", MODEL, 2).unlink()
+    write_model(tmp_path, "m", MODEL, 3).unlink()
+    (tmp_path / "m" / "3" / "model.onnx").mkdir()
+    desired = scan_repository(tmp_path)
+    assert versions(desired) == {"m": ["1"]}
+    assert problems(desired) == [("m", "3"), ("m", "2")]
+    assert desired.problems[1].reason.endswith("m/2/model.onnx is missing")
+
+
+def test_a_version_that_nobody_wants_has_no_problems(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", MODEL, 1).unlink()
+    write_model(tmp_path, "m", MODEL, 2)
+    assert scan_repository(tmp_path).problems == ()
+
+
+def test_a_model_without_versions_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    desired = scan_repository(tmp_path)
+    assert desired.models == ()
+    assert problems(desired) == [("m", "")]
+    assert "no version folder" in reason(desired)
+
+
+def test_bad_settings_are_a_problem_of_that_model_alone(tmp_path: Path) -> None:
+    write_model(tmp_path, "bad", MODEL, 1, "[batching]\nmax_batch = 3")
+    write_model(tmp_path, "good", MODEL, 1)
+    desired = scan_repository(tmp_path)
+    assert versions(desired) == {"good": ["1"]}
+    assert problems(desired) == [("bad", "")]
+    assert "unknown key `batching.max_batch`" in reason(desired)
+
+
+@pytest.mark.parametrize("name", ["a b", "naïve", "a:b", "a%2Fb", "a\nb"])
+def test_an_odd_name_is_a_problem_of_that_model(tmp_path: Path, name: str) -> None:
+    write_model(tmp_path, name, MODEL)
+    write_model(tmp_path, "good", MODEL)
+    desired = scan_repository(tmp_path)
+    assert versions(desired) == {"good": ["1"]}
+    assert "may hold only letters, digits, '_', '.' and '-'" in reason(desired)
+
+
+def test_a_name_that_is_no_text_can_still_be_shown(tmp_path: Path) -> None:
+    write_model(tmp_path, "caf\udce9", MODEL)  # the byte 0xE9, which is not UTF-8
+    [problem] = scan_repository(tmp_path).problems
+    assert problem.name == "caf\\udce9"
+    problem.reason.encode("utf-8")
+
+
+def test_links_are_followed(tmp_path: Path) -> None:
+    elsewhere = write_model(tmp_path / "elsewhere", "m", MODEL, 4)
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "whole").symlink_to(elsewhere.parents[1])
+    (root / "version").mkdir()
+    (root / "version" / "1").symlink_to(elsewhere.parent)
+    (root / "file" / "1").mkdir(parents=True)
+    (root / "file" / "1" / "model.onnx").symlink_to(elsewhere)
+    (root / "dangling").symlink_to(tmp_path / "nowhere")
+    desired = scan_repository(root)
+    assert versions(desired) == {"file": ["1"], "version": ["1"], "whole": ["4"]}
+    assert desired.problems == ()
+
+
+def test_a_root_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(RepositoryError, match="the model repository .*/nowhere does not exist"):
+        scan_repository(tmp_path / "nowhere")
+
+
+def test_a_root_that_is_a_file_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RepositoryError, match="/file is not a folder"):
+        scan_repository(tmp_path / "file")
