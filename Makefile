@@ -11,6 +11,7 @@ FLAVOUR := $(if $(filter-out 0,$(GPU)),gpu,cpu)
 INSTALLED := .venv/.installed-$(FLAVOUR)
 
 ARGS ?=
+MODELS ?= models
 SIM_SEEDS ?= 300
 
 help:  ## this list
@@ -27,9 +28,8 @@ demo: setup  ## train on real flights, serve, predict
 	@$(PYTHON) scripts/check_setup.py openmp
 	@$(PYTHON) -m examples.flights.demo $(ARGS)
 
-serve: setup  ## serve a folder of models: make serve MODELS=models
-	@test -n "$(MODELS)" || { echo "usage: make serve MODELS=<folder>" >&2; exit 2; }
-	@$(PYTHON) -m headrace serve "$(MODELS)" $(ARGS)
+serve: setup  ## serve a folder of models (MODELS=models)
+	@$(PYTHON) -m headrace serve --models "$(MODELS)" $(ARGS)
 
 test: setup  ## all tests (ARGS="-k batching")
 	@$(PYTHON) scripts/check_setup.py openmp
@@ -42,7 +42,7 @@ check: setup  ## style, types, import contracts, architecture
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	.venv/bin/lint-imports
+	.venv/bin/lint-imports --no-logo
 	$(PYTHON) -m pytest tests/arch
 
 bench: setup  ## measure, and compare with what others do

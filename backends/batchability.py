@@ -20,9 +20,7 @@ from backends.signature import Signature, Tensor, TensorSpec
 
 PROBE_ROWS = 5
 PROBE_BATCHES = ((0, 1), (2, 3, 4), (0, 1, 2, 3, 4), (3, 0, 4, 2, 1))
-"""Which of the probe's rows are run together. The last is a permutation: rows must keep their
-answers.
-"""
+"""Which rows are run together. The last is a permutation: rows must keep their answers."""
 
 # (relative, absolute) differences that different kernels for different batch sizes may cause.
 _TOLERANCES = {
@@ -37,17 +35,18 @@ _MACHINE_MADE = re.compile(r"unk__\d+")
 
 
 class Batchability(msgspec.Struct, frozen=True):
-    """The verdict: largest batch in rows, 0 when requests must never be mixed; and why, for the
-    index.
-    """
+    """The verdict on one version of a model."""
 
     max_batch_size: int
+    """Largest batch in rows; 0 when rows of different requests must never be mixed."""
     reason: str
+    """Why, in words for the index."""
 
 
 def judge_batchability(backend: Backend, batching: BatchingSettings) -> Batchability:
-    """Rule, then probe. Raises ``ModelLoadError`` when batching is demanded of a model that cannot
-    take rows.
+    """Rule, then probe, unless the settings overrule both.
+
+    Raises ``ModelLoadError`` when batching is demanded of a model that cannot take rows.
     """
     if batching.mode == "never":
         return Batchability(0, 'batching.mode is "never"')
@@ -112,9 +111,10 @@ def _probe(run: RunModel, signature: Signature, variable_size: int, *, positive:
     inputs = sample_inputs(signature, PROBE_ROWS, variable_size, generator(), positive=positive)
     try:
         singles = [run(_pick(inputs, (row,))) for row in range(PROBE_ROWS)]
-        problem = _misshapen(signature, singles[0], 1)
-        if problem:
-            return problem
+        for outputs in singles:
+            problem = _misshapen(signature, outputs, 1)
+            if problem:
+                return problem
         if _different_output(signature, (0,), run(_pick(inputs, (0,))), singles):
             return "the model answers the same row differently each time"
         for rows in PROBE_BATCHES:

@@ -27,7 +27,6 @@ DeviceNumber: TypeAlias = Annotated[int, Meta(ge=0, le=1023)]
 RepeatCount: TypeAlias = Annotated[int, Meta(ge=1, le=1000)]
 PriorityLevel: TypeAlias = Annotated[int, Meta(ge=1, le=16)]
 
-
 _NO_CHOICE = "invalid enum value "
 
 

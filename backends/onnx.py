@@ -77,6 +77,7 @@ class OnnxBackend:
         self._encoders = _codecs(signature.inputs, _ENCODE)
         self._decoders = _codecs(signature.outputs, _DECODE)
         self._gives_bfloat16 = any(spec.datatype == "BF16" for spec in signature.outputs)
+        self._converts = bool(self._encoders or self._decoders or self._gives_bfloat16)
 
     @classmethod
     def open(
@@ -94,7 +95,7 @@ class OnnxBackend:
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """See ``Backend.run``."""
         try:
-            if self._encoders or self._decoders or self._gives_bfloat16:
+            if self._converts:
                 return self._run_converted(inputs)
             feed = dict(zip(self._input_names, inputs, strict=True))
             outputs: list[Tensor] = self._session.run(self._output_names, feed, self._run_options)

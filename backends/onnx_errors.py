@@ -18,9 +18,8 @@ _NOISE = (
     re.compile(r"Load model from .*? failed: ?"),
     # A status: "[ONNXRuntimeError] : 1 : FAIL : "
     re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : "),
-    # "/onnxruntime_src/onnxruntime/core/graph/model.cc:256
-    # onnxruntime::Model::Model(onnx::ModelProto&&, ...) ": a source place, then a signature (one
-    # level of brackets in its arguments) or a bare function name.
+    # A place in the source, "core/graph/model.cc:256 ", then a signature (with one level of brackets
+    # in its arguments), "onnxruntime::Model::Model(onnx::ModelProto&&) ", or a bare name.
     re.compile(
         r"\S+\.(?:cc|h|cpp|cu|hpp):\d+ "
         r"(?:[\w:<>,*&~ ]+?::[\w~<>=]+\((?:[^()]|\([^()]*\))*\)(?: const)?(?: \[[^\]]*\])? |\w+ )?"
@@ -31,10 +30,10 @@ _NOISE = (
 
 
 def one_line(error: BaseException) -> str:
-    """The message of ``error`` on one line of bounded length, without what only the runtime's
-    authors need.
-    """
-    message = _NODE.sub(r"\1 node '\2': ", str(error)).replace(" node '': ", " node: ")
+    """The message of ``error`` on one line of bounded length, without the runtime's internals."""
+    # Cut twice: patterns take their time with endless words, and noise must not eat up the limit.
+    message = str(error)[: 8 * LONGEST_MESSAGE]
+    message = _NODE.sub(r"\1 node '\2': ", message).replace(" node '': ", " node: ")
     for noise in _NOISE:
         message = noise.sub("", message)
     message = " ".join(message.split()) or type(error).__name__

@@ -1,5 +1,4 @@
-"""The two kinds of tensor that ONNX Runtime's Python interface holds in another form than this
-process does.
+"""Tensors that ONNX Runtime's Python interface holds in another form than this process does.
 
 Strings are ``bytes`` here and ``str`` there; bfloat16 is raw 16 bits here and an ``OrtValue``
 there. Decides only how one becomes the other. It must never copy more than once or change a value.
@@ -21,9 +20,7 @@ BFLOAT16_ELEMENT = 16
 
 
 def text_of_bytes(tensor: Tensor, name: str) -> Tensor:
-    """``bytes`` elements as ``str``. Raises ``InvalidModelInput`` naming the input when one is not
-    UTF-8.
-    """
+    """``bytes`` elements as ``str``, or ``InvalidModelInput`` where one is not UTF-8."""
     decoded: Tensor = np.empty(tensor.shape, np.object_)
     try:
         decoded.reshape(-1)[:] = [element.decode() for element in tensor.reshape(-1).tolist()]
@@ -49,7 +46,7 @@ def ort_value_of_bfloat16(tensor: Tensor, name: str) -> onnxruntime.OrtValue:
         raise InvalidModelInput(
             f"input {name!r} is BF16 and must come as raw 16 bits, not as {tensor.dtype}"
         )
-    bits = np.ascontiguousarray(tensor)
+    bits = np.asarray(tensor, order="C")
     return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, BFLOAT16_ELEMENT)
 
 

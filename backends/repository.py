@@ -38,9 +38,7 @@ class DesiredModel(msgspec.Struct, frozen=True):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """Why a model, or one version of it, cannot even be tried. ``version`` is empty for the whole
-    model.
-    """
+    """Why a version cannot be served, or a whole model: then ``version`` is empty."""
 
     name: str
     version: str
@@ -55,9 +53,7 @@ class Desired(msgspec.Struct, frozen=True):
 
 
 def scan_repository(root: Path) -> Desired:
-    """Read the folders under ``root``. Raises ``RepositoryError`` when ``root`` itself is no
-    readable folder.
-    """
+    """Read the folders under ``root``, or ``RepositoryError`` where it is no readable folder."""
     models: list[DesiredModel] = []
     problems: list[Problem] = []
     for folder in _model_folders(root):
@@ -120,9 +116,7 @@ def _scan_model(folder: Path) -> tuple[DesiredModel | None, list[Problem]]:
 
 
 def _version_numbers(folder: Path) -> tuple[list[int], list[Problem]]:
-    """Version numbers, newest first. Folders that are not numbers belong to somebody else and are
-    ignored.
-    """
+    """Version numbers, newest first. Folders that are no numbers are somebody else's: ignored."""
     numbers: list[int] = []
     problems: list[Problem] = []
     for entry in sorted(folder.iterdir()):

@@ -18,15 +18,11 @@ SEED = 20_241
 VARIABLE_SIZES = (1, 2, 3)
 """Sizes tried for variable dimensions other than the first."""
 LARGE_VARIABLE_SIZES = (32, 224)
-"""Tried only when none of the small ones works, as with images that shrink on their way through a
-model.
-"""
+"""Tried only when none of the small ones works, as with images that shrink inside a model."""
 MOST_ELEMENTS = 16_000_000
 """Of one row, over all inputs. More is not generated."""
 DISTINCT_ROWS = 8
-"""Rows of larger batches repeat the first ones: generating all would need several times the batch's
-memory.
-"""
+"""Larger batches repeat their first rows: generating all would take several times their memory."""
 
 _FLOATS = frozenset({"FP16", "FP32", "FP64", "BF16"})
 _TEXTS = (b"1", b"0", b"12", b"3", b"7")
@@ -47,11 +43,10 @@ def sample_inputs(
     *,
     positive: bool = False,
 ) -> list[Tensor]:
-    """One tensor for each input: ``rows`` rows, the first of which differ where the datatype
-    allows.
+    """One tensor for each input. Its first rows differ where the datatype allows.
 
-    Floats lie in [-1, 1], or with ``positive`` in (0, 1]. A first dimension of fixed size keeps its
-    size.
+    Floats lie in [-1, 1], or with ``positive`` in (0, 1]. A first dimension of fixed size keeps
+    its size; a variable one has ``rows``.
     """
     distinct = min(rows, DISTINCT_ROWS)
     samples: list[Tensor] = []
@@ -67,23 +62,20 @@ def has_floats(signature: Signature) -> bool:
 
 
 def working_sizes(run: RunModel, signature: Signature) -> tuple[tuple[int, ...], str]:
-    """The sizes of variable dimensions with which one row runs, and what the model said where none
-    does.
-    """
-    tried = False
-    problem = f"its inputs have more than {MOST_ELEMENTS} elements"
+    """The sizes of variable dimensions with which one row runs; without any, the first complaint."""
+    problem = ""
     for group in (VARIABLE_SIZES, LARGE_VARIABLE_SIZES):
         working: list[int] = []
         for size in _worth_trying(signature, group):
             try:
                 run(sample_inputs(signature, 1, size, generator()))
             except (InvalidModelInput, ModelRunError) as error:
-                problem, tried = (problem, True) if tried else (str(error), True)
+                problem = problem or str(error)
             else:
                 working.append(size)
         if working:
             return tuple(working), ""
-    return (), problem
+    return (), problem or f"its inputs have more than {MOST_ELEMENTS} elements"
 
 
 def _worth_trying(signature: Signature, sizes: tuple[int, ...]) -> Iterator[int]:

@@ -14,7 +14,7 @@ import uvloop
 from backends.errors import RepositoryError
 from backends.manager import Progress
 from gateway.app import Gateway
-from gateway.listeners import ListenError
+from gateway.edge.listeners import ListenError
 from gateway.settings import GatewaySettings
 from gateway.telemetry.logs import configure
 
@@ -35,11 +35,13 @@ async def _serve(gateway: Gateway, say: Callable[[str], None]) -> int:
     stop, force = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lambda: (force if stop.is_set() else stop).set())
+        loop.add_signal_handler(number, _on_signal, stop, force)
+
+    def tell(progress: Progress) -> None:
+        loop.call_soon_threadsafe(_tell, say, progress)
+
     try:
-        repository = await gateway.load(
-            lambda progress: loop.call_soon_threadsafe(_tell, say, progress)
-        )
+        repository = await gateway.load(tell)
         await asyncio.sleep(0)
         if stop.is_set():
             return 0
@@ -62,6 +64,11 @@ async def _serve(gateway: Gateway, say: Callable[[str], None]) -> int:
     clean = await gateway.stop(force=force)
     say("stopped" if clean else "stopped; some calls were cut off")
     return 0
+
+
+def _on_signal(stop: asyncio.Event, force: asyncio.Event) -> None:
+    """The first signal asks politely, the second does not."""
+    (force if stop.is_set() else stop).set()
 
 
 def _tell(say: Callable[[str], None], progress: Progress) -> None:

@@ -27,8 +27,8 @@ from gateway.edge import admin, grpc_methods, http_app, http_fast_lane
 from gateway.edge.grpc_connection import GrpcConnection
 from gateway.edge.grpc_front import GrpcFront
 from gateway.edge.http_front import HttpFront
+from gateway.edge.listeners import BACKLOG, LOOP_TURN_S, HttpServer, address_of, listen
 from gateway.edge.server_info import ServerInfo
-from gateway.listeners import BACKLOG, LOOP_TURN_S, HttpServer, address_of, listen
 from gateway.messages import PredictRequest
 from gateway.pipeline.admit import Admit
 from gateway.pipeline.dispatch import Dispatch
@@ -59,12 +59,14 @@ class Serving:
         loop: Loop,
         clock: Clock,
         make_worker: MakeWorker,
+        thread_clock: Clock | None = None,
     ) -> None:
         self.admission = Admission(settings.admission)
         self.metrics = Metrics(self.admission)
         self.lanes: dict[Servable, Lane] = {}
         self.delays_us: dict[Servable, tuple[int, int]] = {}
         self._workers: list[Worker] = []
+        self._thread_clock = thread_clock
         for model in models:
             self._add(model, loop, clock, make_worker)
         self.table = ServableTable([lane.servable for lane in self.lanes.values()], statuses)  # type: ignore[misc]
@@ -75,9 +77,10 @@ class Serving:
     def _add(self, model: LoadedModel, loop: Loop, clock: Clock, make_worker: MakeWorker) -> None:
         servable = make_servable(model)
         batching, execution = model.settings.batching, model.settings.execution
-        learned = ServiceTime()
+        learned, run_cost = ServiceTime(), ServiceTime()
         for timing in model.warmup_timings:
             learned.observe(timing.rows, timing.seconds)
+            run_cost.observe(timing.rows, timing.seconds)
         worker = make_worker(f"{model.name}-{model.version}", execution.instances)
         self._workers.append(worker)
         self.lanes[servable] = Lane(
@@ -103,6 +106,8 @@ class Serving:
                 "always": inf,
                 "never": -1.0,
             }[execution.inline],
+            run_cost=run_cost,
+            thread_clock=self._thread_clock,
         )
         self.delays_us[servable] = (execution.instances, batching.max_queue_delay_us)
 
@@ -168,6 +173,7 @@ class Gateway:
             loop=loop,
             clock=time.monotonic,
             make_worker=lambda name, threads: ThreadWorker(loop, threads, name),
+            thread_clock=time.thread_time,
         )
         self.info = ServerInfo(serving.table, serving.delays_us.__getitem__, self._version)
         shared = {

@@ -5,6 +5,7 @@ Only signatures; ``app.py`` decides which concrete classes fill them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -73,6 +74,15 @@ class CountedServable(Servable, Protocol):
     def release(self) -> bool:
         """Count one caller out; True when a version that is leaving has no caller left."""
         ...
+
+
+class FrontMeters(Protocol):
+    """What the fronts count, once per infer call."""
+
+    calls: Counter[tuple[str, str]]
+    """By (protocol, outcome): the outcome is "ok" or an error code."""
+    http_paths: Counter[str]
+    """Infer calls over HTTP by the way they took: "fast_lane" or "asgi"."""
 
 
 class Catalog(Protocol):

@@ -40,54 +40,48 @@ def main_options(
     """Options of every command."""
 
 
+def _port(what: str, default: int) -> Any:
+    return typer.Option(
+        min=0,
+        max=65535,
+        show_default=False,
+        help=f"{what}; 0 picks a free one and prints it. [default: {default}]",
+    )
+
+
+# No defaults here: those stand in gateway/settings.py, and what is not given must not hide the file's value.
+Models = Annotated[
+    Path | None,
+    typer.Option(
+        show_default=False, help="Folder with <model>/<version>/model.onnx. [default: models]"
+    ),
+]
+HttpPort = Annotated[int | None, _port("REST port", 8000)]
+GrpcPort = Annotated[int | None, _port("gRPC port", 8001)]
+AdminPort = Annotated[int | None, _port("Port for metrics and status", 8002)]
+Host = Annotated[
+    str | None, typer.Option(show_default=False, help="Address to listen on. [default: 127.0.0.1]")
+]
+AccessLog = Annotated[
+    bool | None, typer.Option(show_default=False, help="Log a line for each infer call.")
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        show_default=False, help="Settings file. [default: headrace.toml here, if there is one]"
+    ),
+]
+
+
 @app.command()
 def serve(
-    models: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder with <model>/<version>/model.onnx. [default: models]", show_default=False
-        ),
-    ] = None,
-    http_port: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=65535,
-            help="REST port; 0 picks a free one. [default: 8000]",
-            show_default=False,
-        ),
-    ] = None,
-    grpc_port: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=65535,
-            help="gRPC port; 0 picks a free one. [default: 8001]",
-            show_default=False,
-        ),
-    ] = None,
-    admin_port: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=65535,
-            help="Port for metrics and status; 0 picks a free one. [default: 8002]",
-            show_default=False,
-        ),
-    ] = None,
-    host: Annotated[
-        str | None,
-        typer.Option(help="Address to listen on. [default: 127.0.0.1]", show_default=False),
-    ] = None,
-    access_log: Annotated[
-        bool | None, typer.Option(help="Log a line for each infer call.", show_default=False)
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="Settings file. [default: headrace.toml here, if there is one]", show_default=False
-        ),
-    ] = None,
+    models: Models = None,
+    http_port: HttpPort = None,
+    grpc_port: GrpcPort = None,
+    admin_port: AdminPort = None,
+    host: Host = None,
+    access_log: AccessLog = None,
+    config: Config = None,
 ) -> None:
     """Serve a folder of ONNX models over REST and gRPC until SIGTERM.
 

@@ -96,7 +96,7 @@ class Campaign:
             return (
                 f"{sample.per_second:,.0f}/s, p50 {sample.p50_us:,.0f} µs, p99 "
                 f"{sample.p99_us:,.0f} µs, CPU {sample.cpu_us:.1f} µs, "
-                f"others on the core {sample.foreign_core:.0%}"
+                f"others on a core {sample.foreign_core:.0%}"
             )
 
         return measure

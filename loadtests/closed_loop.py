@@ -27,7 +27,7 @@ def measure(
         reply = probe.check(row.protocol, address, models.TINY, expected)
         reply_bytes = len(reply.body)
         saturate(bench, server, row, models.TINY, _WARM_UP_S, reply_bytes)
-        meter = CoreMeter(server, bench.server_core)
+        meter = CoreMeter(server, bench.server_core, bench.load_core)
         load = saturate(bench, server, row, models.TINY, seconds, reply_bytes)
         used = meter.read()
         probe.check(row.protocol, address, models.TINY, expected)

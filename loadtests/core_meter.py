@@ -1,10 +1,11 @@
-"""Decides whom the time on the server's core went to while a load ran.
+"""Decides whom the time on both cores went to while a load ran.
 
-The server's own share makes the CPU per request. What is left over tells how busy the machine was
-with other things, and so how far latencies can be trusted. It must never read while it should
-be still: it looks once before the load and once after.
+The server's own share makes the CPU per request. What neither the server nor the load used tells
+how busy the machine was with other things, and so how far latencies can be trusted. It must
+never look while the load runs: once before it and once after.
 """
 
+import resource
 import time
 from dataclasses import dataclass
 
@@ -17,24 +18,38 @@ class CoreUse:
     """What one load took."""
 
     server_s: float
-    # Others and the host, as a share of the wall time.
+    # Others and the host on the more disturbed of the two cores, as a share of the wall time.
     foreign_share: float
 
 
 class CoreMeter:
     """Runs from its construction to `read`."""
 
-    def __init__(self, server: ServerProcess, core: int) -> None:
+    def __init__(self, server: ServerProcess, server_core: int, load_core: int) -> None:
         self._server = server
-        self._core = core
-        self._core_before = process_tree.core_time(core)
+        self._cores = (server_core, load_core)
+        self._used = [_used(core) for core in self._cores]
+        self._load = _load_generators()
         self._clock = time.perf_counter()
         self._cpu = server.cpu_seconds()
 
     def read(self) -> CoreUse:
-        """The use since the construction."""
+        """The use since the construction; the load generator has ended by now."""
         server_s = self._server.cpu_seconds() - self._cpu
         wall = time.perf_counter() - self._clock
-        before, after = self._core_before, process_tree.core_time(self._core)
-        foreign = after.busy + after.stolen - before.busy - before.stolen - server_s
+        known = (server_s, _load_generators() - self._load)
+        used = (_used(core) - before for core, before in zip(self._cores, self._used, strict=True))
+        foreign = max(all_of_it - ours for all_of_it, ours in zip(used, known, strict=True))
         return CoreUse(server_s, max(0.0, foreign / wall))
+
+
+def _used(core: int) -> float:
+    now = process_tree.core_time(core)
+    return now.busy + now.stolen
+
+
+def _load_generators() -> float:
+    """CPU of this process, which reads their results, and of its children that have ended."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    uses = [resource.getrusage(kind) for kind in kinds]
+    return sum(use.ru_utime + use.ru_stime for use in uses)

@@ -14,7 +14,7 @@ _CLOSED_FIGURES: tuple[tuple[str, str, Callable[[ClosedSample], float]], ...] = 
     ("p50 µs", ",.0f", lambda sample: sample.p50_us),
     ("p99 µs", ",.0f", lambda sample: sample.p99_us),
     ("server CPU µs per request", ".1f", lambda sample: sample.cpu_us),
-    ("others on its core", ".0%", lambda sample: sample.foreign_core),
+    ("others on a core", ".0%", lambda sample: sample.foreign_core),
 )
 _OPEN_FIGURES: tuple[tuple[str, str, Callable[[OpenSample], float | None]], ...] = (
     ("capacity/s", ",.0f", lambda sample: sample.capacity),
@@ -27,7 +27,7 @@ _OPEN_FIGURES: tuple[tuple[str, str, Callable[[OpenSample], float | None]], ...]
     ("p99 ms answered", ".1f", lambda sample: sample.client.p99_ms),
     ("p99 ms refused", ".1f", lambda sample: sample.client.refusal_p99_ms),
     ("client's own lag p99 ms", ".2f", lambda sample: sample.client.client_lag_p99_ms),
-    ("others on the core", ".0%", lambda sample: sample.foreign_core),
+    ("others on a core", ".0%", lambda sample: sample.foreign_core),
 )
 
 

@@ -21,7 +21,7 @@ class ClosedSample(msgspec.Struct, frozen=True):
     p50_us: float
     p99_us: float
     cpu_us: float
-    # Share of the server's core that went to others meanwhile: a busy machine shows here.
+    # Share of the more disturbed core that went to others: a busy machine shows here.
     foreign_core: float
     resident_mb: float
 
@@ -85,7 +85,7 @@ class Results(msgspec.Struct):
         return max(sizes) if sizes else None
 
     def foreign_shares(self) -> list[float]:
-        """For every sample, the share of the server's core that others used meanwhile."""
+        """For every sample, the share of the more disturbed core that others used."""
         samples: list[ClosedSample | OpenSample] = [*self.closed, *self.open_loop]
         return [sample.foreign_core for sample in samples]
 

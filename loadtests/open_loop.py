@@ -35,7 +35,7 @@ def measure(
     before = _capacity(bench, server, row)
     late_before = server_metrics.late_answers(server)
     offered = before * OVERLOAD
-    meter = CoreMeter(server, bench.server_core)
+    meter = CoreMeter(server, bench.server_core, bench.load_core)
     client = _overload(bench, server, row, offered, seconds, pattern, seed=round_number)
     used = meter.read()
     late_after = server_metrics.late_answers(server)

@@ -58,7 +58,7 @@ def busy_note(results: Results) -> str:
         return ""
     return (
         f"{busy} of {len(shares)} samples were taken while others used more than "
-        f"{_DISTURBED:.0%} of the server's core: repeat on a quiet machine before judging "
+        f"{_DISTURBED:.0%} of one of the two cores: repeat on a quiet machine before judging "
         "latencies and goodput by them."
     )
 

@@ -42,9 +42,9 @@ _DAY = 24 * 60
 class FlightLog:
     """One entry per flight in every array, in the order of the table. Moments are UTC minutes.
 
-    ``departed`` and ``landed`` are ``NEVER`` where the flight did not depart, or did not arrive where
-    it should; the delay beside them (minutes, early is negative) is then 0. ``midnight`` is the local
-    midnight before the scheduled departure. Names are Python strings, ``""`` where there is none.
+    ``departed`` and ``landed`` are ``NEVER`` where the flight did not depart, or did not arrive
+    where it should; the delay beside them (minutes, early is negative) is then 0. ``midnight`` is
+    the local midnight before departure. Names are Python strings, ``""`` where there is none.
     """
 
     scheduled: Ints
@@ -57,6 +57,7 @@ class FlightLog:
     day_of_week: Ints
     month: Ints
     distance: Ints
+    number: Ints
     carrier: Words
     origin: Words
     dest: Words
@@ -97,6 +98,7 @@ def read_flight_log(tables: Tables) -> FlightLog:
         day_of_week=_ints(days.dt.day_of_week),
         month=_ints(flights["month"]),
         distance=_ints(flights["distance"]),
+        number=_ints(flights["flight"]),
         carrier=_words(flights["carrier"]),
         origin=_words(flights["origin"]),
         dest=_words(flights["dest"]),

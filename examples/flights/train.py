@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from examples.flights.bundle import Bundle, Month, Parity, current_recipe, describe_model
+from examples.flights.bundle import Bundle, Month, Parity, Recipe, current_recipe, describe_model
 from examples.flights.category_codes import CategoryCodes, fit_codes
 from examples.flights.features import CATEGORIES, FEATURES, Floats, Rows, feature_rows
 from examples.flights.flight_log import FlightLog, read_flight_log
@@ -54,17 +54,8 @@ class Year:
     rows: Rows
 
 
-def ensure_model(models: Path, *, force: bool = False) -> Bundle:
-    """The model under ``models``, trained if it is not there.
-
-    Raises ``DataMissingError`` and ``ScoresDifferError``.
-    """
-    bundle = Bundle(models)
-    recipe = current_recipe()
-    if not force and bundle.is_current(recipe):
-        print(f"  {bundle.folder} is there already, from the same data and code (--force retrains)")
-        return bundle
-    year = read_year()
+def train_model(bundle: Bundle, year: Year, recipe: Recipe) -> None:
+    """Fit, judge, convert and compare, then write the bundle. Raises ``ScoresDifferError``."""
     log, rows = year.log, year.rows
     learn = log.has_outcome & np.isin(log.month, TRAINING_MONTHS)
     with step(f"fitting {ROUNDS} trees on January to August") as findings:
@@ -78,10 +69,11 @@ def ensure_model(models: Path, *, force: bool = False) -> Bundle:
         model = to_onnx(trees)
         fresh = log.has_outcome & ~np.isin(log.month, TRAINING_MONTHS)
         parity = compare(model, rows[fresh], scores[fresh])
+        bundle.write(
+            model, trees, describe_model(year.codes, TRAINING_MONTHS, months, parity, recipe)
+        )
         findings.append(f"{parity.rows:,} flights within {parity.max_difference:.0e}")
-    bundle.write(model, trees, describe_model(year.codes, TRAINING_MONTHS, months, parity, recipe))
     _print_months(months)
-    return bundle
 
 
 def read_year(codes: CategoryCodes | None = None) -> Year:
@@ -157,9 +149,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="model repository")
     parser.add_argument("--force", action="store_true", help="train even if the model is there")
     options = parser.parse_args(arguments)
+    bundle = Bundle(options.out)
     print("Will a flight arrive 15 or more minutes late?")
     try:
-        bundle = ensure_model(options.out, force=options.force)
+        recipe = current_recipe()
+        if not options.force and bundle.is_current(recipe):
+            print(f"  {bundle.folder} is there, from the same data and code (--force trains again)")
+        else:
+            train_model(bundle, read_year(), recipe)
     except (DataMissingError, ScoresDifferError, OSError) as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1

@@ -107,7 +107,7 @@ Key = tuple[int, float, int, Any]
 class Batch(Generic[ItemT]):
     """Rows that run together: ``parts`` are (item, first row, end row) of each member."""
 
-    __slots__ = ("bucket", "expected_s", "parts", "reason", "rows", "started_s")
+    __slots__ = ("bucket", "cost_s", "expected_s", "parts", "reason", "rows", "started_s")
 
     def __init__(self, bucket: Hashable, started_s: float) -> None:
         self.bucket = bucket
@@ -115,6 +115,7 @@ class Batch(Generic[ItemT]):
         self.parts: list[tuple[ItemT, int, int]] = []
         self.rows = 0
         self.expected_s = 0.0
+        self.cost_s = 0.0
         self.reason = BatchReason.IDLE
 
     def __repr__(self) -> str:

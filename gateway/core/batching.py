@@ -225,10 +225,13 @@ class BatchQueue(Generic[ItemT]):
                 wanted = room - rows
             if item.deadline_s < earliest_s:
                 earliest_s = item.deadline_s
-            if parts and earliest_s != inf:
-                if now + self.service_time.predict_s(rows + wanted) > earliest_s:
-                    why = BatchReason.DEADLINE
-                    break
+            if (
+                parts
+                and earliest_s != inf
+                and now + self.service_time.predict_s(rows + wanted) > earliest_s
+            ):
+                why = BatchReason.DEADLINE
+                break
             parts.append((item, first, first + wanted))
             item.taken_rows = first + wanted
             rows += wanted

@@ -134,7 +134,7 @@ class GrpcCall(Call[Prediction]):
             request = decode_infer(message, front.clock(), front.find)
             if self.deadline_s < request.deadline_s:
                 request.deadline_s = self.deadline_s
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  the status table words it; the connection lives on
             self._fail(error)
             return
         self._request = request
@@ -149,7 +149,7 @@ class GrpcCall(Call[Prediction]):
         assert self._request is not None
         try:
             message = encode_prediction(self._request, result)
-        except Exception as failure:
+        except Exception as failure:  # noqa: BLE001  the status table words it; the connection lives on
             self._fail(failure)
             return
         front = self._connection.front

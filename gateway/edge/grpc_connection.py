@@ -8,11 +8,14 @@ failure never touches another call on the same connection.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import ngh2
 from ngh2.events import (
     ConnectionClosed,
     DataReceived,
+    Event,
     RequestReceived,
     SettingsReceived,
     StreamClosed,
@@ -286,7 +289,7 @@ class GrpcConnection(asyncio.Protocol):
             self._transport.abort()
 
 
-_HANDLERS = {
+_HANDLERS: dict[type[Event], Callable[[GrpcConnection, Any], None]] = {
     RequestReceived: GrpcConnection._on_request,
     DataReceived: GrpcConnection._on_data,
     TrailersReceived: GrpcConnection._on_trailers,

@@ -14,9 +14,8 @@ from gateway.core.admission import Admission
 from gateway.edge.grpc_methods import Method
 from gateway.errors import HeadraceError
 from gateway.messages import PredictRequest
-from gateway.ports import Catalog, Clock, Service
+from gateway.ports import Catalog, Clock, FrontMeters, Service
 from gateway.settings import GrpcLimits
-from gateway.telemetry.metrics import FrontMetrics
 
 if TYPE_CHECKING:
     from gateway.edge.grpc_connection import GrpcConnection
@@ -33,7 +32,7 @@ class GrpcFront:
         catalog: Catalog,
         methods: dict[bytes, Method],
         admission: Admission,
-        metrics: FrontMetrics,
+        metrics: FrontMeters,
         clock: Clock,
         limits: GrpcLimits,
         *,

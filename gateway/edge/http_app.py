@@ -19,7 +19,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.edge.http_body import expand, read_body, too_large
-from gateway.edge.http_front import HttpFront, InferPlan, Reply, error_reply, wanted_compression
+from gateway.edge.http_front import HttpFront, Reply, error_reply
+from gateway.edge.infer_head import InferPlan, wanted_compression
 from gateway.edge.json_codec import OutputEncoding, decode_infer
 from gateway.edge.server_info import ServerInfo
 from gateway.errors import ErrorCode, HeadraceError, invalid

@@ -15,31 +15,21 @@ logic see it as one of theirs.
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.edge.http_front import (
-    HttpFront,
-    InferPlan,
-    Reply,
-    error_reply,
-    serialize,
-    wanted_compression,
-)
+from gateway.edge.http_front import HttpFront, Reply, error_reply, serialize
+from gateway.edge.infer_head import InferPlan, content_length, plan_of_head
 from gateway.edge.json_codec import OutputEncoding, decode_infer, encode_error
 from gateway.errors import ErrorCode, HeadraceError, invalid
 from gateway.messages import Prediction, PredictRequest
 from gateway.pipeline.call import Call
 
-INFER_URL = re.compile(rb"/v2/models/([A-Za-z0-9_.\-]+)(?:/versions/([A-Za-z0-9_.\-]+))?/infer")
 RESERVE_FROM_BYTES = 64 * 1024
 """Bodies above this are counted by admission while they arrive."""
 LINGER_S = 2.0
 """How long a refused upload may go on being thrown away before the connection is cut."""
-
-_UNUSUAL = frozenset({b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"})
 
 
 class _NoEvent:
@@ -83,7 +73,7 @@ class LaneCall(Call[Prediction]):
             self._request, self._encoding = decode_infer(
                 body, plan.header_length, servable, plan.version, front.clock()
             )
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  the status table words it
             self.finish(None, error)
             return
         self.start(front.service(self._request))
@@ -170,7 +160,7 @@ class FastLaneProtocol(HttpToolsProtocol):
             end = data.find(b"\r\n\r\n")
             if end > 0:
                 head = data[:end]
-                plan = self.front.plan_of(head)
+                plan = self.front.heads.plan_of(head)
                 if plan is not None:
                     missing_bytes = plan.content_length - len(data) + end + 4
                     if missing_bytes == 0:
@@ -248,7 +238,7 @@ class FastLaneProtocol(HttpToolsProtocol):
         self._in_headers = False
         if self._discarding:
             return
-        length_bytes = self._content_length()
+        length_bytes = content_length(self.headers)
         if length_bytes is not None and length_bytes > self.front.limits.max_body_bytes:
             self.refuse(
                 invalid(
@@ -257,11 +247,11 @@ class FastLaneProtocol(HttpToolsProtocol):
                 )
             )
             return
-        self._plan = plan = self._lane_plan(length_bytes)
+        self._plan = plan = self._lane_plan()
         if plan is None:
             super().on_headers_complete()
         elif self._head is not None and plan.keep_alive:
-            self.front.remember(self._head, plan)
+            self.front.heads.remember(self._head, plan)
         self._head = None  # a second message in the same bytes did not start at their beginning
 
     def on_body(self, body: bytes) -> None:
@@ -284,41 +274,14 @@ class FastLaneProtocol(HttpToolsProtocol):
         self._forget_body()
         self._serve(plan, body)
 
-    def _content_length(self) -> int | None:
-        for name, value in self.headers:
-            if name == b"content-length":
-                return int(value)  # llhttp has refused anything but digits
-        return None
-
-    def _lane_plan(self, length_bytes: int | None) -> InferPlan | None:
-        """The plan of a plain infer request; None for everything that must take the ASGI route."""
-        if length_bytes is None or self.parser.get_method() != b"POST":
-            return None
-        match = INFER_URL.fullmatch(self.url)
-        if match is None or self.parser.get_http_version() != "1.1":
-            return None
+    def _lane_plan(self) -> InferPlan | None:
+        """The plan of the request whose headers are complete, if it may take the lane."""
         if self.cycle is not None and not self.cycle.response_complete:
+            return None  # pipelined behind a request that runs
+        parser = self.parser
+        if parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
             return None
-        header_length: int | None = None
-        compression = ""
-        for name, value in self.headers:
-            if name in _UNUSUAL:
-                return None
-            if name == b"inference-header-content-length":
-                # Anything odd here is an error, and the ASGI route words errors.
-                if header_length is not None or not value.isdigit() or len(value) > 12:
-                    return None
-                header_length = int(value)
-            elif name == b"accept-encoding":
-                compression = wanted_compression(value.decode("latin-1"))
-        return InferPlan(
-            model=match[1].decode("ascii"),
-            version=(match[2] or b"").decode("ascii"),
-            content_length=length_bytes,
-            header_length=header_length,
-            keep_alive=self.parser.should_keep_alive(),
-            compression=compression,
-        )
+        return plan_of_head(self.url, self.headers, keep_alive=parser.should_keep_alive())
 
     # -- answering --------------------------------------------------------------------------------
 
@@ -331,7 +294,7 @@ class FastLaneProtocol(HttpToolsProtocol):
     def write_reply(self, call: LaneCall, reply: Reply) -> None:
         """Head and body in one write; then close, go on with a pipelined request, or wait for the next."""
         close = not call.keep_alive or self.front.draining
-        self.transport.write(b"".join(serialize(reply, close=close)))
+        self.transport.write(serialize(reply, close=close))
         self.server_state.total_requests += 1
         self._touched = True
         if close:
@@ -365,7 +328,7 @@ class FastLaneProtocol(HttpToolsProtocol):
         reply = error_reply(error)
         if status is not None:
             reply = Reply(status, reply.headers, encode_error(error.message))
-        self.transport.write(b"".join(serialize(reply, close=True)))
+        self.transport.write(serialize(reply, close=True))
         self.transport.write_eof()
         self.loop.call_later(LINGER_S, self.transport.close)
 

@@ -13,12 +13,12 @@ import zlib
 import msgspec
 
 from gateway.core.admission import Admission
+from gateway.edge.infer_head import HeadMemory, InferPlan
 from gateway.edge.json_codec import OutputEncoding, encode_error, encode_prediction
 from gateway.edge.status import HTTP_STATUS, as_headrace_error, retry_after_header_s
 from gateway.messages import Prediction, PredictRequest
-from gateway.ports import Catalog, Clock, Service
+from gateway.ports import Catalog, Clock, FrontMeters, Service
 from gateway.settings import HttpLimits
-from gateway.telemetry.metrics import FrontMetrics
 
 access_logger = logging.getLogger("headrace.access")
 
@@ -26,24 +26,8 @@ COMPRESS_FROM_BYTES = 1024
 """Smaller bodies gain nothing."""
 COMPRESS_UP_TO_BYTES = 256 * 1024
 """Larger bodies would hold the event loop for milliseconds; they go out as they are."""
-MAX_HEADS = 1024
-MAX_HEAD_BYTES = 2048
-"""Longer request heads are parsed each time instead of being remembered."""
 
 _WINDOW_BITS = {"gzip": 31, "deflate": 15}
-
-
-class InferPlan(msgspec.Struct, frozen=True):
-    """All that the head of an infer request says. Equal heads have equal plans, so plans are remembered."""
-
-    model: str
-    version: str
-    content_length: int
-    header_length: int | None
-    """``Inference-Header-Content-Length``: bytes of JSON before the binary tensors."""
-    keep_alive: bool
-    compression: str
-    """"gzip", "deflate" or "" for the answer."""
 
 
 class Reply(msgspec.Struct):
@@ -62,7 +46,7 @@ class HttpFront:
         service: Service[PredictRequest],
         catalog: Catalog,
         admission: Admission,
-        metrics: FrontMetrics,
+        metrics: FrontMeters,
         clock: Clock,
         limits: HttpLimits,
         *,
@@ -76,16 +60,7 @@ class HttpFront:
         self.limits = limits
         self.access_log = access_log
         self.draining = False
-        self._heads: dict[bytes, InferPlan] = {}
-        self.plan_of = self._heads.get
-
-    def remember(self, head: bytes, plan: InferPlan) -> None:
-        """Keep what llhttp found in this head; the next request with the same bytes need not be parsed again."""
-        if len(head) > MAX_HEAD_BYTES:
-            return
-        if len(self._heads) >= MAX_HEADS:
-            self._heads.clear()
-        self._heads[head] = plan
+        self.heads = HeadMemory()
 
     def reply(
         self,
@@ -104,7 +79,7 @@ class HttpFront:
         ):
             try:
                 body, json_length = encode_prediction(request, prediction, encoding)
-            except Exception as failure:  # an output that JSON cannot carry
+            except Exception as failure:  # noqa: BLE001  an output that JSON cannot carry, for one
                 return self._error_reply(plan, request, failure)
             self.metrics.calls["http", "ok"] += 1
             if self.access_log:
@@ -169,36 +144,27 @@ def compress(body: bytes, encoding: str) -> bytes:
     return packer.compress(body) + packer.flush()
 
 
-def wanted_compression(accept_encoding: str) -> str:
-    """The first of gzip and deflate that the header allows; "" for none (RFC 9110, section 12.5.3)."""
-    for name in ("gzip", "deflate"):
-        for offer in accept_encoding.lower().split(","):
-            token, _, weight = offer.partition(";")
-            if token.strip() == name and weight.replace(" ", "") not in (
-                "q=0",
-                "q=0.0",
-                "q=0.00",
-                "q=0.000",
-            ):
-                return name
-    return ""
-
-
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
     for status in http.HTTPStatus
 }
 
 
-def serialize(reply: Reply, *, close: bool) -> list[bytes]:
-    """The reply as pieces for one gathered write."""
+_PLAIN_OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+
+
+def serialize(reply: Reply, *, close: bool) -> bytes:
+    """The reply as bytes for one write."""
+    body = reply.body
+    if reply.headers is _JSON_HEAD and reply.status == 200 and not close:
+        return _PLAIN_OK % (len(body), body)
     pieces = [_STATUS_LINES[reply.status]]
     for name, value in reply.headers:
         pieces += (name, b": ", value, b"\r\n")
     pieces.append(
-        b"content-length: %d\r\nconnection: close\r\n\r\n" % len(reply.body)
+        b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         if close
-        else b"content-length: %d\r\n\r\n" % len(reply.body)
+        else b"content-length: %d\r\n\r\n" % len(body)
     )
-    pieces.append(reply.body)
-    return pieces
+    pieces.append(body)
+    return b"".join(pieces)

@@ -26,7 +26,7 @@ TABLE_KEY = "inputs"
 """Where a servable's table stands in its ``reply_templates``."""
 
 MAX_KNOWN = 1024
-"""Remembered (name, datatype, shape) per servable; variable dimensions must not grow it for ever."""
+"""Remembered shapes per servable, since variable dimensions could make it grow for ever."""
 
 MAX_BYTES = 2**63 - 1
 _LONGEST_QUOTE = 120
@@ -89,7 +89,7 @@ class InputTable:
     def check(self, name: str, datatype: str, shape: tuple[int, ...]) -> InputLayout:
         """The layout of a declared input, remembered for the next caller.
 
-        Raises INVALID_ARGUMENT when the model has no such input, or takes another datatype or shape.
+        Raises INVALID_ARGUMENT when the model has no such input, or takes it otherwise.
         """
         index = self._names.get(name)
         if index is None:
@@ -192,7 +192,7 @@ def input_table(target: Servable) -> InputTable:
     table = target.reply_templates.get(TABLE_KEY)
     if table is None:
         table = target.reply_templates[TABLE_KEY] = InputTable(target)
-    return table  # type: ignore[no-any-return]
+    return table
 
 
 def slots(shape: tuple[int, ...]) -> int:

@@ -1,8 +1,8 @@
 """V2 REST: an infer request's body to a ``PredictRequest``, a ``Prediction`` to the reply's body.
 
-Decides which outputs travel as JSON and which as bytes behind it, by the caller's wishes. Every fault
-of a request becomes INVALID_ARGUMENT (or UNIMPLEMENTED) with a sentence that says what to change; it
-must never let a library's exception through, nor loop over elements in Python.
+Decides which outputs travel as JSON and which as bytes behind it, by the caller's wishes. Every
+fault of a request becomes INVALID_ARGUMENT (or UNIMPLEMENTED) with a sentence that says what to
+change; it must never let a library's exception through, nor loop over elements in Python.
 
 What can be known per model is computed once and kept in the servable's ``reply_templates``: the
 decoder for its inputs, the shapes that were valid before, and the parts of its replies.
@@ -54,7 +54,7 @@ class OutputEncoding(msgspec.Struct, frozen=True):
     """How an HTTP caller wants the answer."""
 
     binary: tuple[bool, ...]
-    """For each of the request's wanted outputs, whether it travels as bytes; empty when none does."""
+    """For each wanted output of the request, whether it travels as bytes; empty when none does."""
 
 
 _ALL_JSON = OutputEncoding(())
@@ -82,7 +82,8 @@ def decode_infer(
         decoder = target.reply_templates[_DECODER_KEY] = _Decoder(target)
     if header_length == 0:
         tensor, rows = decode_raw_body(target, decoder.table, body)
-        wire, inputs = _NO_REQUEST, (tensor,)
+        wire = _NO_REQUEST
+        inputs: tuple[Tensor, ...] = (tensor,)
         wanted, encoding = decoder.all_binary
     else:
         text = body if header_length is None else split_header(body, header_length)

@@ -1,20 +1,21 @@
 """The JSON of an infer reply, made of parts that are computed once per model and shape.
 
-Decides the reply's fields and their order, which are Triton's: ``id`` (left out when the caller gave
-none), ``model_name``, ``model_version``, ``outputs`` of ``name``, ``datatype``, ``shape`` and then
-either ``data`` (flat) or ``parameters.binary_data_size``. It must never copy a tensor that leaves as
-bytes, but for the one copy into the body.
+Decides the reply's fields and their order, which are Triton's: ``id`` (left out when the caller
+gave none), ``model_name``, ``model_version``, ``outputs`` of ``name``, ``datatype``, ``shape`` and
+then either ``data`` (flat) or ``parameters.binary_data_size``. It must never copy a tensor that
+leaves as bytes, but for the one copy into the body.
 
-Measured for one float: 1.0 µs, where ``orjson.dumps`` of the whole reply as a ``dict`` takes 1.5 µs.
+Measured for one float: the join 0.7 µs, ``orjson.dumps`` of the whole reply as a ``dict`` 0.9 µs
+before anything is looked up; the gap widens with the number of outputs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import orjson
 
-from backends.signature import Tensor
 from gateway.edge.tensor_bytes import write_elements
 from gateway.edge.tensor_json import JsonWriter, json_writer
 from gateway.messages import Prediction
@@ -22,7 +23,7 @@ from gateway.ports import Servable
 
 TEMPLATE_KEY = "json_reply"
 MAX_KNOWN = 1024
-"""Remembered (output, shape) per servable; variable dimensions must not grow it for ever."""
+"""Remembered shapes per servable, since variable dimensions could make it grow for ever."""
 
 _END = b"}]}"
 
@@ -61,7 +62,7 @@ class ReplyTemplate:
     ) -> tuple[bytes, int]:
         """The body of a reply with tensors behind its JSON, and the length of the JSON."""
         parts = [_opening(request_id)]
-        blobs: list[bytes | Tensor] = []
+        blobs: list[Any] = []  # bytes and arrays: NumPy's stubs do not call these buffers yet
         is_first = True
         for index, is_binary in zip(wanted, binary, strict=True):
             tensor = prediction.outputs[index]
@@ -107,7 +108,7 @@ def reply_template(servable: Servable) -> ReplyTemplate:
     template = servable.reply_templates.get(TEMPLATE_KEY)
     if template is None:
         template = servable.reply_templates[TEMPLATE_KEY] = ReplyTemplate(servable)
-    return template  # type: ignore[no-any-return]
+    return template
 
 
 def _opening(request_id: str) -> bytes:

@@ -8,7 +8,7 @@ There are three readers, each slower and more patient than the one before:
 1. *one pass*: ``data`` decodes straight into the kind of list that the model's inputs need
    (1.25 µs for 32 floats, where text first and values later takes 1.5 µs, and orjson with checks of
    the types afterwards 2.4 µs). Only for small bodies, since a list may be larger than its tensor.
-2. *text first*: ``data`` stays JSON text until its input is known. Says what is wrong, input by input.
+2. *text first*: ``data`` stays JSON text until its input is known. Can say what is wrong with it.
 3. *tokens*: the standard library's parser, which knows NaN, Infinity and -Infinity.
 """
 
@@ -24,7 +24,6 @@ from backends.signature import Signature, Tensor
 from gateway.edge.input_layout import InputLayout
 from gateway.edge.tensor_bytes import Buffer
 from gateway.edge.tensor_json import data_type, read_text, read_values
-from gateway.edge.tensor_values import tensor_of
 from gateway.errors import HeadraceError, invalid
 
 ONE_PASS_BYTES = 256 * 1024
@@ -128,7 +127,7 @@ def read_patiently(text: Buffer) -> tuple[WireRequest[Any], TensorReader]:
 def _read_tokens(text: bytes) -> WireRequest[Any]:
     try:
         request = msgspec.convert(json.loads(text.decode()), WireRequest[Any])
-        # Unlike msgspec, this parser lets halves of surrogate pairs through, which no reply can carry.
+        # Unlike msgspec, it lets halves of surrogate pairs through, which no reply can carry.
         (request.id or "").encode()
     except RecursionError:
         raise _too_deep() from None
@@ -143,15 +142,3 @@ def _read_tokens(text: bytes) -> WireRequest[Any]:
 
 def _too_deep() -> HeadraceError:
     return invalid("the request's JSON is nested too deeply")
-
-
-__all__ = [
-    "ONE_PASS_BYTES",
-    "TensorReader",
-    "WireInput",
-    "WireOutput",
-    "WireRequest",
-    "one_pass_reader",
-    "read_patiently",
-    "tensor_of",
-]

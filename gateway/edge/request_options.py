@@ -16,8 +16,8 @@ from gateway.ports import Servable
 def deadline_s(target: Servable, timeout_us: int | None, now: float) -> float:
     """When the answer is of no more use, in the seconds of ``now``.
 
-    ``timeout_us`` is the ``timeout`` parameter, in microseconds: 0 asks for no deadline, None leaves
-    it to the model's default.
+    ``timeout_us`` is the ``timeout`` parameter, in microseconds: 0 asks for no deadline, None
+    leaves it to the model's default.
     """
     if timeout_us is None:
         return now + target.default_timeout_s
@@ -25,7 +25,7 @@ def deadline_s(target: Servable, timeout_us: int | None, now: float) -> float:
 
 
 def refuse_sequence(model: str, sequence_id: int | str | None, start: bool, end: bool) -> None:
-    """Raises INVALID_ARGUMENT when the request is part of a sequence, since no model here keeps state.
+    """Raises INVALID_ARGUMENT when the request is part of a sequence: no model here keeps state.
 
     Triton's clients leave these out, or send the id 0, for a request that stands alone.
     """

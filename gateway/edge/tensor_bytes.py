@@ -58,7 +58,7 @@ def wrong_size(layout: InputLayout, size: int) -> Exception:
 
 
 def check_bools(layout: InputLayout, data: Buffer) -> None:
-    """Raises INVALID_ARGUMENT for a byte that is neither 0 nor 1: as a NumPy bool it is undefined."""
+    """Raises INVALID_ARGUMENT for a byte but 0 and 1, which is undefined as a NumPy bool."""
     strange = bytes(data).translate(None, b"\x00\x01")
     if strange:
         raise invalid(

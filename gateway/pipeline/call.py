@@ -98,7 +98,7 @@ class Call(ABC, Generic[ResultT]):
         except StopIteration as stop:
             self.finish(stop.value, None)
             return
-        except BaseException as raised:
+        except BaseException as raised:  # noqa: BLE001  it is handed to finish
             error = raised
         else:
             coroutine.close()  # a hop may not go on after its caller has gone

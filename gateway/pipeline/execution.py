@@ -33,7 +33,7 @@ def execute(servable: Servable, batch: Batch[Ticket]) -> list[Outcome]:
     try:
         outputs = servable.run(_gather(parts))
         return _scatter(servable, outputs, parts, batch.rows)
-    except Exception:
+    except Exception:  # noqa: BLE001  a model may raise anything; the members are told one by one
         return [
             _run_alone(servable, ticket.inputs, first, end, ticket.rows)
             for ticket, first, end in parts
@@ -41,7 +41,10 @@ def execute(servable: Servable, batch: Batch[Ticket]) -> list[Outcome]:
 
 
 def _gather(parts: Sequence[tuple[Ticket, int, int]]) -> list[Tensor]:
-    columns = zip(*(_slice(ticket.inputs, first, end, ticket.rows) for ticket, first, end in parts))
+    columns = zip(
+        *(_slice(ticket.inputs, first, end, ticket.rows) for ticket, first, end in parts),
+        strict=True,
+    )
     return [np.concatenate(column) for column in columns]
 
 
@@ -75,7 +78,7 @@ def _run_alone(
         return servable.run(_slice(inputs, first, end, rows))
     except InvalidModelInput as error:
         return HeadraceError(ErrorCode.INVALID_ARGUMENT, str(error))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  a model may raise anything; the members are told one by one
         return HeadraceError(
             ErrorCode.INTERNAL,
             f"model '{servable.name}' version {servable.version} failed: {error}",

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from gateway.core.batch import Batch, Refusal, RefusalReason
 from gateway.core.batching import BatchQueue
+from gateway.core.service_time import ServiceTime
 from gateway.errors import ErrorCode, HeadraceError
 from gateway.messages import NO_DEADLINE_S, Prediction, PredictRequest
 from gateway.pipeline.execution import Outcome, execute
@@ -44,6 +45,7 @@ class Worker(Protocol):
     def submit(
         self, work: Callable[[], list[Outcome]], done: Callable[[list[Outcome]], None]
     ) -> None: ...
+    def close(self) -> None: ...
 
 
 class LaneMeters(Protocol):
@@ -74,7 +76,14 @@ class Lane:
         worker: Worker,
         meters: LaneMeters,
         inline_limit_s: float,
+        run_cost: ServiceTime | None = None,
+        thread_clock: Clock | None = None,
     ) -> None:
+        """``run_cost`` is what warm-up learned, ``thread_clock`` counts CPU seconds of the calling thread.
+
+        A batch runs inline while its own cost allows. That cost must not contain the hand-over to a worker or the
+        wait for the interpreter lock: one slow hand-over would keep a quick model on the worker for good.
+        """
         self.servable = servable
         self.queue = queue
         self._loop = loop
@@ -82,6 +91,8 @@ class Lane:
         self._worker = worker
         self._meters = meters
         self._inline_limit_s = inline_limit_s
+        self._run_cost = run_cost or ServiceTime()
+        self._thread_clock = thread_clock
         self._pump_is_due = False
         self._timer: Cancellable | None = None
         self._timer_due_s = 0.0
@@ -149,8 +160,8 @@ class Lane:
         now = self._clock()
         self._expire(now)
         while (batch := queue.take(now)) is not None:
-            if batch.expected_s <= self._inline_limit_s:
-                self._complete(batch, execute(self.servable, batch), inline=True)
+            if self._run_cost.predict_s(batch.rows) <= self._inline_limit_s:
+                self._complete(batch, self._execute(batch), inline=True)
                 now = self._clock()
             else:
                 self._start(batch)
@@ -158,9 +169,19 @@ class Lane:
 
     def _start(self, batch: Batch[Ticket]) -> None:
         self._worker.submit(
-            lambda: execute(self.servable, batch),
+            lambda: self._execute(batch),
             lambda outcomes: self._complete_and_pump(batch, outcomes),
         )
+
+    def _execute(self, batch: Batch[Ticket]) -> list[Outcome]:
+        """Run a batch on whatever thread this is, and note what it cost."""
+        thread_clock = self._thread_clock
+        if thread_clock is None:
+            return execute(self.servable, batch)
+        began_s = thread_clock()
+        outcomes = execute(self.servable, batch)
+        batch.cost_s = thread_clock() - began_s
+        return outcomes
 
     def _complete_and_pump(self, batch: Batch[Ticket], outcomes: list[Outcome]) -> None:
         # Start the next batch before the answers are written: an idle model is the dearest thing here.
@@ -192,6 +213,8 @@ class Lane:
         for ticket in queue.finished(batch, ended_s):
             answer = whole.get(ticket)
             ready.append((ticket, ticket.assemble() if answer is None else answer))
+        cost_s = ended_s - batch.started_s if self._thread_clock is None else batch.cost_s
+        self._run_cost.observe(batch.rows, cost_s)
         self._meters.batch(batch, ended_s, inline=inline)
         return ready
 

@@ -48,4 +48,7 @@ class Ticket(QueueItem, Promise[Prediction]):
         pieces = self._pieces
         assert pieces is not None, self
         pieces.sort(key=lambda piece: piece[0])
-        return [np.concatenate(column) for column in zip(*(outputs for _, outputs in pieces))]
+        return [
+            np.concatenate(column)
+            for column in zip(*(outputs for _, outputs in pieces), strict=True)
+        ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -22,7 +22,7 @@ from gateway.telemetry.histogram import LATENCY_BOUNDS_S, ROWS_BOUNDS, Histogram
 
 if TYPE_CHECKING:
     from gateway.core.admission import Admission
-    from gateway.core.batch import Batch, QueueItem
+    from gateway.core.batch import Batch
 
 GaugeReader = Callable[[], Iterable[tuple[tuple[str, ...], float]]]
 
@@ -55,7 +55,7 @@ class LaneMetrics:
         self.shed_reasons: Counter[str] = Counter()
         self.late_answers = 0
 
-    def batch(self, batch: Batch[QueueItem], ended_s: float, *, inline: bool) -> None:
+    def batch(self, batch: Batch[Any], ended_s: float, *, inline: bool) -> None:
         """One batch ran."""
         self.batches[batch.reason.value, "inline" if inline else "worker"] += 1
         self.batch_rows.observe(batch.rows)
@@ -84,7 +84,7 @@ class LaneMetrics:
 
 
 class FrontMetrics:
-    """What the fronts count: one per process."""
+    """What the fronts count: one per process; fills the port ``FrontMeters``."""
 
     __slots__ = ("calls", "http_paths")
 

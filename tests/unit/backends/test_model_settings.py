@@ -14,7 +14,9 @@ from backends.model_settings import ModelSettings, parse_model_settings, read_mo
 PAGE = Path(__file__).parents[3] / "docs" / "model-toml.md"
 
 SECTIONS = ModelSettings.__struct_fields__
-KEYS = [(name, key) for name in SECTIONS for key in getattr(ModelSettings(), name).__struct_fields__]
+KEYS = [
+    (name, key) for name in SECTIONS for key in getattr(ModelSettings(), name).__struct_fields__
+]
 
 
 def parse(text: str) -> ModelSettings:
@@ -114,7 +116,9 @@ def test_an_unknown_key_is_named_with_file_and_nearest_key() -> None:
 
 
 def test_a_key_in_the_wrong_section_is_shown_its_place() -> None:
-    assert "the nearest known one is `onnxruntime.spinning`" in refusal("[execution]\nspinning = true")
+    assert "the nearest known one is `onnxruntime.spinning`" in refusal(
+        "[execution]\nspinning = true"
+    )
 
 
 def test_an_unknown_section_is_named() -> None:
@@ -130,27 +134,54 @@ def test_a_key_outside_any_section_is_called_a_section() -> None:
     ("text", "said"),
     [
         ("[batching]\nmax_batch_size = 0", "`batching.max_batch_size`: expected `int` >= 1"),
-        ("[batching]\nmax_batch_size = true", "`batching.max_batch_size`: expected `int`, got `bool`"),
-        ("[batching]\nmax_batch_size = '8'", "`batching.max_batch_size`: expected `int`, got `str`"),
-        ("[batching]\nmode = 'on'", "`batching.mode`: must be \"auto\", \"always\" or \"never\", not 'on'"),
-        ("[batching]\nmax_queue_delay_us = -1", "`batching.max_queue_delay_us`: expected `int` >= 0"),
-        ("[batching]\nmax_queue_requests = 0", "`batching.max_queue_requests`: expected `int` >= 1"),
+        (
+            "[batching]\nmax_batch_size = true",
+            "`batching.max_batch_size`: expected `int`, got `bool`",
+        ),
+        (
+            "[batching]\nmax_batch_size = '8'",
+            "`batching.max_batch_size`: expected `int`, got `str`",
+        ),
+        (
+            "[batching]\nmode = 'on'",
+            '`batching.mode`: must be "auto", "always" or "never", not \'on\'',
+        ),
+        (
+            "[batching]\nmax_queue_delay_us = -1",
+            "`batching.max_queue_delay_us`: expected `int` >= 0",
+        ),
+        (
+            "[batching]\nmax_queue_requests = 0",
+            "`batching.max_queue_requests`: expected `int` >= 1",
+        ),
         ("[batching]\nmax_queue_rows = 8", "`max_queue_rows` must not be smaller"),
         ("batching = 3", "`batching`: expected a table, got `int`"),
-        ("[deadline]\ndefault_timeout_ms = 0", "`deadline.default_timeout_ms`: expected `float` > 0"),
-        ("[deadline]\ndefault_timeout_ms = inf", "`deadline.default_timeout_ms`: expected `float` <="),
+        (
+            "[deadline]\ndefault_timeout_ms = 0",
+            "`deadline.default_timeout_ms`: expected `float` > 0",
+        ),
+        (
+            "[deadline]\ndefault_timeout_ms = inf",
+            "`deadline.default_timeout_ms`: expected `float` <=",
+        ),
         ("[deadline]\ndefault_timeout_ms = nan", "`deadline.default_timeout_ms`: expected `float`"),
         ("[priority]\ndefault = 4", "`priority`: `default` must be between 1 and `levels` (3)"),
-        ("[versions]\npolicy = 'newest'", "`versions.policy`: must be \"latest\", \"all\" or"),
-        ("[versions]\npolicy = 'specific'", "`versions`: policy \"specific\" needs `specific"),
+        ("[versions]\npolicy = 'newest'", '`versions.policy`: must be "latest", "all" or'),
+        ("[versions]\npolicy = 'specific'", '`versions`: policy "specific" needs `specific'),
         ("[versions]\nspecific = [1]", '`specific` has no effect with policy "latest"'),
         ("[versions]\npolicy='specific'\nspecific = [1, 1]", "names a version twice"),
-        ("[versions]\npolicy='specific'\nspecific = [0]", "`versions.specific[0]`: expected `int` >= 1"),
+        (
+            "[versions]\npolicy='specific'\nspecific = [0]",
+            "`versions.specific[0]`: expected `int` >= 1",
+        ),
         ("[versions]\nlatest = 0", "`versions.latest`: expected `int` >= 1"),
         ("[execution]\ninstances = 0", "`execution.instances`: expected `int` >= 1"),
-        ("[onnxruntime]\ndevice = 'tpu'", "`onnxruntime.device`: must be \"cpu\" or \"cuda\""),
+        ("[onnxruntime]\ndevice = 'tpu'", '`onnxruntime.device`: must be "cpu" or "cuda"'),
         ("[onnxruntime]\ndevice_id = 1", '`device_id` has no effect with `device = "cpu"`'),
-        ("[onnxruntime]\nintra_op_threads = 0", "`onnxruntime.intra_op_threads`: expected `int` >= 1"),
+        (
+            "[onnxruntime]\nintra_op_threads = 0",
+            "`onnxruntime.intra_op_threads`: expected `int` >= 1",
+        ),
         ("[onnxruntime.session_config]\na.b = '1'", "quote keys that contain dots"),
         ("[onnxruntime.session_config]\n'a.b' = 1", "`onnxruntime.session_config`: expected `str`"),
         ("[warmup]\nruns = 0", "`warmup.runs`: expected `int` >= 1"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from backends.errors import ModelRunError
+from backends.ports import RunModel
 from backends.sample_inputs import (
     DISTINCT_ROWS,
     MOST_ELEMENTS,
@@ -24,7 +25,8 @@ def signature(*shapes: tuple[int, ...], datatype: str = "FP32") -> Signature:
 
 @pytest.mark.parametrize("datatype", NUMPY_DTYPES)
 @pytest.mark.parametrize(
-    ("shape", "made"), [((-1, 3), (5, 3)), ((-1,), (5,)), ((2, -1), (2, 4)), ((), ()), ((-1, 0), (5, 0))]
+    ("shape", "made"),
+    [((-1, 3), (5, 3)), ((-1,), (5,)), ((2, -1), (2, 4)), ((), ()), ((-1, 0), (5, 0))],
 )
 def test_samples_fit_the_signature(
     datatype: str, shape: tuple[int, ...], made: tuple[int, ...]
@@ -41,9 +43,9 @@ def test_samples_fit_the_signature(
 @pytest.mark.parametrize("datatype", NUMPY_DTYPES)
 def test_rows_differ(datatype: str) -> None:
     [sample] = sample_inputs(signature((-1, 1), datatype=datatype), 5, 1, generator())
-    assert all(
-        not np.array_equal(sample[row], sample[row + 1]) for row in range(4)
-    ), f"equal rows prove nothing: {sample}"
+    assert all(not np.array_equal(sample[row], sample[row + 1]) for row in range(4)), (
+        f"equal rows prove nothing: {sample}"
+    )
 
 
 def test_floats_have_both_signs_or_one() -> None:
@@ -87,7 +89,7 @@ def test_the_first_complaint_is_kept() -> None:
 def test_no_sample_is_larger_than_the_limit() -> None:
     seen: list[tuple[int, ...]] = []
     working_sizes(remember(seen, set()), signature((-1, 1000, -1, -1)))
-    assert seen == [(1, 1000, 1, 1), (1, 1000, 2, 2), (1, 1000, 3, 3), (1, 1000, 32, 32)][:4]
+    assert seen == [(1, 1000, 1, 1), (1, 1000, 2, 2), (1, 1000, 3, 3), (1, 1000, 32, 32)]
     assert 1000 * 224 * 224 > MOST_ELEMENTS
 
 
@@ -97,7 +99,7 @@ def test_an_input_over_the_limit_is_not_made_at_all() -> None:
     assert problem == "its inputs have more than 16000000 elements"
 
 
-def remember(seen: list[tuple[int, ...]], working: set[int]):  # type: ignore[no-untyped-def]
+def remember(seen: list[tuple[int, ...]], working: set[int]) -> RunModel:
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         seen.append(inputs[0].shape)
         size = inputs[0].shape[-1] if inputs[0].shape[-1] != 4 else 1

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.echo import EchoBackend
+from backends.echo import BeforeRun, EchoBackend
 from backends.errors import ModelRunError
 from backends.signature import Tensor, TensorSpec
 from backends.warmup import Warmup, WarmupTiming, batch_buckets, warm_up
@@ -41,7 +42,7 @@ def test_no_batch_is_more_than_twice_its_bucket(largest: int) -> None:
     buckets = batch_buckets(largest)
     assert buckets[0] == 1
     assert buckets[-1] == largest
-    assert all(small < large <= 2 * small for small, large in zip(buckets, buckets[1:], strict=False))
+    assert all(small < large <= 2 * small for small, large in pairwise(buckets))
     assert len(buckets) <= largest.bit_length() + 1
 
 
@@ -86,7 +87,7 @@ def test_a_model_that_dislikes_generated_data_is_left_cold() -> None:
     assert warmup == Warmup((), "no warm-up: the model failed on one generated row: too many")
 
 
-def fail_from(rows: int):  # type: ignore[no-untyped-def]
+def fail_from(rows: int) -> BeforeRun:
     def before_run(inputs: Sequence[Tensor]) -> None:
         if len(inputs[0]) >= rows:
             raise ModelRunError("too many")

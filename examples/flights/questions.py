@@ -1,0 +1,61 @@
+"""The flights that the demo asks about, and the answers it expects.
+
+Decides which flights those are: a seeded choice from the months after training, made without a look
+at what became of them. It must never take the expected answers from the gateway.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from examples.flights.bundle import Bundle, current_recipe
+from examples.flights.features import Floats, Rows
+from examples.flights.flight_log import Flags, Ints
+from examples.flights.train import Year, read_year, train_model
+from examples.flights.trees import TEST_MONTHS, probabilities
+
+_SEED = 2013
+_FLIGHTS = 5_000
+_SHARES = (0.02, 0.25, 0.5, 0.7, 0.85, 0.93, 0.97, 0.995)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Flights by their position in the year, int64 [N]; their inputs, float32 [N, F]; LightGBM's
+    probabilities for them, float64 [N].
+    """
+
+    year: Year
+    position: Ints
+    rows: Rows
+    expected: Floats
+
+    @property
+    def late(self) -> Flags:
+        """What became of them, bool [N]."""
+        return self.year.log.late[self.position]
+
+    def from_low_to_high_risk(self) -> list[int]:
+        """Eight of them, spread over the expected probabilities."""
+        rising = np.argsort(self.expected, kind="stable")
+        return [int(rising[int(share * len(rising))]) for share in _SHARES]
+
+
+def prepare_questions(bundle: Bundle, *, say_current: str) -> Questions:
+    """Train if there is no model of this data and code, else print ``say_current``; then choose.
+
+    Raises ``DataMissingError`` and ``ScoresDifferError``.
+    """
+    recipe = current_recipe()
+    is_current = bundle.is_current(recipe)
+    year = read_year(bundle.describe().category_codes if is_current else None)
+    if is_current:
+        print(say_current)
+    else:
+        train_model(bundle, year, recipe)
+    unseen = np.flatnonzero(year.log.has_outcome & np.isin(year.log.month, TEST_MONTHS))
+    position = np.random.default_rng(_SEED).choice(unseen, _FLIGHTS, replace=False)
+    rows = year.rows[position]
+    return Questions(year, position, rows, probabilities(bundle.load_trees(), rows))

@@ -1,0 +1,177 @@
+"""Requests that look like an earlier one, read without a protobuf parser.
+
+Clients send the same message again and again; only the ``id`` and the numbers of the tensor differ.
+This module decides whether a message is, byte for byte, a remembered one but for those two, so that
+what was valid then is valid now. It must never accept a message that a parser would read in another
+way: it leaves out whole fields only, and remembers only what protobuf itself would write like that.
+
+Measured for 32 floats: 1.7 µs a request instead of 3.4 µs; an unknown message pays 0.4 µs for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from backends.signature import Tensor
+from gateway.edge.input_layout import InputLayout
+from gateway.edge.proto_reply import length_prefix
+from gateway.edge.tensor_bytes import read_tensor
+from protos.inference import ModelInferRequest
+
+# Tags of length-delimited fields: the field's number times 8, plus 2.
+_MODEL_NAME, _MODEL_VERSION, _ID, _RAW_INPUT_CONTENTS = 0x0A, 0x12, 0x1A, b"\x3a"
+_LONGEST_TEXT = 127
+"""In bytes; the length of a longer one takes more than a byte, and is left to the parser."""
+
+_NO_TENSOR: Tensor = np.empty(0)
+
+MAX_KNOWN = 1024
+MAX_KEY_BYTES = 1024
+_MAX_LENGTHS = 4
+
+
+class Remembered(msgspec.Struct, gc=False):
+    """What a known message says, apart from its ``id`` and the numbers of its tensors."""
+
+    layouts: tuple[InputLayout, ...]
+    """Of the tensors, in the message's order. None is BYTES, so that all lengths are known."""
+    gaps: tuple[bytes, ...]
+    """The bytes before each tensor: its tag and length. The first one's belong to the key."""
+    tail: int
+    """Bytes from the first tensor to the message's end."""
+    outputs: tuple[int, ...]
+    timeout_us: int | None
+    priority: int | None
+
+    def read(self, message: bytes) -> tuple[Tensor, ...] | None:
+        """The tensors of a message with this key, in the signature's order; None if it differs.
+
+        They are copied out, since inside of the message the numbers would lie unaligned.
+        """
+        if len(self.layouts) == 1 and self.layouts[0].is_plain:
+            layout = self.layouts[0]
+            data = message[len(message) - self.tail :]
+            return (np.ndarray(layout.shape, layout.dtype, data),)
+        offset = len(message) - self.tail
+        placed: list[Tensor] = [_NO_TENSOR] * len(self.layouts)
+        for layout, gap in zip(self.layouts, self.gaps, strict=True):
+            start = offset + len(gap)
+            if message[offset:start] != gap:
+                return None
+            offset = start + layout.nbytes
+            data = message[start:offset]
+            if layout.is_plain:
+                placed[layout.index] = np.ndarray(layout.shape, layout.dtype, data)
+            else:
+                placed[layout.index] = read_tensor(layout, data, 0, layout.nbytes)
+        return tuple(placed)
+
+
+def read_opening(message: bytes) -> tuple[str, str, str, int] | None:
+    """Model name, version and request id, and where they end, if the message starts with them.
+
+    These are the first three fields, and every protobuf library writes fields in their order. None
+    for a message that starts otherwise; the parser has to read it.
+    """
+    try:
+        if message[0] != _MODEL_NAME or message[1] > _LONGEST_TEXT:
+            return None
+        end = message[1] + 2
+        model_name = message[2:end].decode()
+        version = request_id = ""
+        if message[end] == _MODEL_VERSION:
+            if message[end + 1] > _LONGEST_TEXT:
+                return None
+            start, end = end + 2, end + 2 + message[end + 1]
+            version = message[start:end].decode()
+        if message[end] == _ID:
+            if message[end + 1] > _LONGEST_TEXT:
+                return None
+            start, end = end + 2, end + 2 + message[end + 1]
+            request_id = message[start:end].decode()
+    except (IndexError, UnicodeDecodeError):
+        return None
+    return (model_name, version, request_id, end) if end < len(message) else None
+
+
+class RequestMemo:
+    """The messages that one servable got again and again.
+
+    A key is what stands between the ``id`` and the first tensor's bytes, with the tag and the
+    length of those at its end. Keys of a few different lengths are tried.
+    """
+
+    __slots__ = ("_known", "_lengths", "_seen_once")
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Remembered] = {}
+        self._lengths: list[int] = []
+        self._seen_once: set[bytes] = set()
+
+    def find(self, message: bytes, start: int) -> Remembered | None:
+        """What is known of a message whose opening ends at ``start``."""
+        for length in self._lengths:
+            end = start + length
+            known = self._known.get(message[start:end])
+            if known is not None and len(message) - end == known.tail:
+                return known
+        return None
+
+    def learn(
+        self,
+        message: bytes,
+        start: int,
+        layouts: Sequence[InputLayout],
+        outputs: tuple[int, ...],
+        timeout_us: int | None,
+        priority: int | None,
+    ) -> None:
+        """Remembers a valid message with raw tensors, the second time that it comes.
+
+        Some messages never come twice, for example when each has another timeout.
+        """
+        tags = [_RAW_INPUT_CONTENTS + length_prefix(layout.nbytes) for layout in layouts]
+        gaps = (b"", *tags[1:])
+        tail = sum(layout.nbytes for layout in layouts) + sum(map(len, gaps))
+        key = message[start : len(message) - tail]
+        if len(key) > MAX_KEY_BYTES or any(layout.datatype == "BYTES" for layout in layouts):
+            return
+        if key not in self._seen_once:
+            if len(self._seen_once) >= MAX_KNOWN:
+                self._seen_once.clear()
+            self._seen_once.add(key)
+            return
+        found = Remembered(tuple(layouts), gaps, tail, outputs, timeout_us, priority)
+        if not _ends_whole(key, tags[0]) or found.read(message) is None:
+            return
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+            self._lengths.clear()
+        if len(key) not in self._lengths:
+            if len(self._lengths) == _MAX_LENGTHS:
+                return
+            self._lengths.append(len(key))
+        self._known[key] = found
+
+
+def _ends_whole(key: bytes, tag: bytes) -> bool:
+    """Whether the key is some whole fields, and then the tag and length of a raw tensor.
+
+    Fields that parse on their own end where a field ends, so what follows is a tag. None of them
+    may be a tensor or a part of the opening: it would count instead of the ones that were read.
+    """
+    fields = key.removesuffix(tag)
+    if len(fields) == len(key):
+        return False
+    try:
+        alone = ModelInferRequest.FromString(fields)
+    except DecodeError:
+        return False
+    if alone.raw_input_contents or alone.model_name or alone.model_version or alone.id:
+        return False
+    # Written anew: no field twice, none out of order, none empty and none unknown.
+    return alone.SerializeToString(deterministic=True) == fields
