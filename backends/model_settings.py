@@ -63,7 +63,7 @@ class DeadlineSettings(_Section, frozen=True):
 class PrioritySettings(_Section, frozen=True):
     """``[priority]``: which requests of this model go first. 1 is the most urgent."""
 
-    default: PriorityLevel = 1
+    default: PriorityLevel = 2
     """Priority of a request that names none."""
     levels: PriorityLevel = 3
     """How many levels there are; a request may name 1 up to this."""

@@ -7,21 +7,32 @@ here may read a file or a variable. Units stand last in the names.
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from gateway.core.admission import AdmissionLimits
+
+
+Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
+Count: TypeAlias = Annotated[int, Meta(ge=1)]
+Bytes: TypeAlias = Annotated[int, Meta(ge=1)]
+WindowBytes: TypeAlias = Annotated[int, Meta(ge=65535, le=2**31 - 1)]
+Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=86400)]
 
 
 class ServerSettings(msgspec.Struct, frozen=True):
     """Where the gateway listens."""
 
     host: str = "127.0.0.1"
-    http_port: int = 8000
+    """The address of all three ports; 0.0.0.0 for every interface."""
+    http_port: Port = 8000
     """0 picks a free port and prints it; so for the others."""
-    grpc_port: int = 8001
-    admin_port: int = 8002
+    grpc_port: Port = 8001
+    """gRPC."""
+    admin_port: Port = 8002
+    """Metrics, status and health; keep it away from callers."""
 
 
 class RepositorySettings(msgspec.Struct, frozen=True):
@@ -29,7 +40,7 @@ class RepositorySettings(msgspec.Struct, frozen=True):
 
     models: str = "models"
     """The folder with ``<model>/<version>/model.onnx``."""
-    intra_op_threads: int = 0
+    intra_op_threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     """Threads that one model run may use; 0: one for each core."""
 
     @property
@@ -41,53 +52,65 @@ class RepositorySettings(msgspec.Struct, frozen=True):
 class HttpLimits(msgspec.Struct, frozen=True):
     """The walls of the HTTP port."""
 
-    max_body_bytes: int = 64 * 1024 * 1024
-    max_header_bytes: int = 64 * 1024
-    max_connections: int = 16384
-    keep_alive_s: float = 75.0
+    max_body_bytes: Bytes = 64 * 1024 * 1024
+    """Of a request, and of what a compressed one expands to."""
+    max_header_bytes: Bytes = 64 * 1024
+    """Request line and headers together."""
+    max_connections: Count = 16384
+    """Open at the same time; one more is refused."""
+    keep_alive_s: Seconds = 75.0
     """An idle connection is closed after this."""
-    head_timeout_s: float = 10.0
+    head_timeout_s: Seconds = 10.0
     """From the first byte of a request to the end of its headers."""
-    body_timeout_s: float = 120.0
+    body_timeout_s: Seconds = 120.0
     """From the first byte of a request to the last of its body."""
-    write_stall_timeout_s: float = 30.0
+    write_stall_timeout_s: Seconds = 30.0
     """A peer that does not read its answers is cut off after this."""
 
 
 class GrpcLimits(msgspec.Struct, frozen=True):
     """The walls of the gRPC port."""
 
-    max_message_bytes: int = 64 * 1024 * 1024
-    max_connections: int = 16384
-    max_concurrent_streams: int = 1024
+    max_message_bytes: Bytes = 64 * 1024 * 1024
+    """Of a request, and of what a compressed one expands to."""
+    max_connections: Count = 16384
+    """Open at the same time; one more is refused."""
+    max_concurrent_streams: Count = 1024
     """Calls at once on one connection."""
-    stream_window_bytes: int = 1024 * 1024
-    connection_window_bytes: int = 16 * 1024 * 1024
-    max_header_list_bytes: int = 16 * 1024
-    max_header_count: int = 128
-    max_unread_bytes: int = 64 * 1024 * 1024
+    stream_window_bytes: WindowBytes = 1024 * 1024
+    """Bytes that one call may have on the way to us."""
+    connection_window_bytes: WindowBytes = 16 * 1024 * 1024
+    """The same for all calls of a connection."""
+    max_header_list_bytes: Bytes = 16 * 1024
+    """Of one call, decoded."""
+    max_header_count: Count = 128
+    """Of one call."""
+    max_unread_bytes: Bytes = 64 * 1024 * 1024
     """Answers that one peer may leave unread before it is cut off."""
-    reset_burst: int = 5000
+    reset_burst: Annotated[int, Meta(ge=0)] = 5000
     """Calls that a peer may cancel in one go …"""
-    reset_per_s: float = 200.0
+    reset_per_s: Annotated[float, Meta(ge=0)] = 200.0
     """… and per second, plus ``resets_per_answer`` for each call that it let us answer."""
-    resets_per_answer: int = 4
-    keepalive_time_s: float = 60.0
+    resets_per_answer: Annotated[int, Meta(ge=0)] = 4
+    """Above all three together the connection is closed: it only makes work and takes it back."""
+    keepalive_time_s: Seconds = 60.0
     """Silence after which the peer is asked whether it is there …"""
-    keepalive_timeout_s: float = 20.0
+    keepalive_timeout_s: Seconds = 20.0
     """… and how long it has to say so."""
-    preface_timeout_s: float = 10.0
-    message_timeout_s: float = 120.0
+    preface_timeout_s: Seconds = 10.0
+    """From the connection to HTTP/2's opening bytes."""
+    message_timeout_s: Seconds = 120.0
     """From a call's headers to the last byte of its message."""
-    write_stall_timeout_s: float = 30.0
+    write_stall_timeout_s: Seconds = 30.0
+    """A peer that does not read its answers is cut off after this."""
 
 
 class DrainSettings(msgspec.Struct, frozen=True):
     """How the gateway stops."""
 
-    delay_s: float = 1.0
+    delay_s: Seconds = 1.0
     """Not ready, but still accepting, for this long after SIGTERM: load balancers need time to notice."""
-    timeout_s: float = 30.0
+    timeout_s: Seconds = 30.0
     """After this, calls that are still running are cut off."""
 
 
@@ -95,6 +118,7 @@ class TelemetrySettings(msgspec.Struct, frozen=True):
     """What the gateway tells."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is not worth a line."""
     log_format: Literal["auto", "text", "json"] = "auto"
     """auto: text on a terminal, JSON lines elsewhere."""
     access_log: bool = False

@@ -16,7 +16,7 @@ Time comes in as ``now`` (seconds, any monotonic origin). This module must never
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from math import inf
 from typing import Generic
 
@@ -27,6 +27,7 @@ from gateway.core.batch import (
     ItemState,
     ItemT,
     Key,
+    QueueItem,
     QueueSnapshot,
     Refusal,
     RefusalReason,
@@ -74,7 +75,7 @@ class BatchQueue(Generic[ItemT]):
             self.queued_requests >= limits.max_queue_requests
             or self.queued_rows + rows > limits.max_queue_rows
         ):
-            return Refusal(RefusalReason.QUEUE_FULL, self._finish_s(self.queued_rows, now) - now)
+            return Refusal(RefusalReason.QUEUE_FULL, self._finish_s(self._queued_load, now) - now)
         priority = item.priority
         if priority > limits.priority_levels:
             priority = item.priority = limits.priority_levels
@@ -105,54 +106,78 @@ class BatchQueue(Generic[ItemT]):
         deadline_s = key[1]
         if deadline_s <= now:
             return Refusal(RefusalReason.DEADLINE_PASSED, 0.0)
-        finish_s = self._finish_s(self.queued_rows + rows, now)
-        overtakes = bool(bucket) and bucket[-1] > key  # type: ignore[index]
+        load = rows if self._limits.batched else 1
+        finish_s = self._finish_s(self._queued_load + load, now)
+        head = min(bucket[0], key) if bucket else key
         if finish_s > deadline_s:
             # Behind everything it would be late; but it may stand before some of what is queued.
-            ahead_rows = self._rows_before(key)
-            if self._finish_s(ahead_rows + rows, now) > deadline_s:
+            ahead = self._load_before(key, head, bucket)
+            if self._finish_s(ahead + load, now) > deadline_s:
                 return Refusal(RefusalReason.WOULD_MISS_DEADLINE, finish_s - deadline_s)
-        if overtakes and bucket is not None and self._makes_late(key, rows, bucket, now):
+        overtakes = any(
+            other[-1] > (key if other is bucket else head) for other in self._buckets.values()
+        )
+        if overtakes and self._makes_late(key, now):
             return Refusal(RefusalReason.WOULD_MISS_DEADLINE, finish_s - now)
         return None
 
-    def _rows_before(self, key: Key) -> int:
-        """Queued rows that would run before an item with this key."""
-        ahead_rows = 0
-        for bucket in self._buckets.values():
-            for other in bucket[: bisect_left(bucket, key)]:
-                ahead_rows += other[3].rows - other[3].taken_rows
-        return ahead_rows
+    @property
+    def _queued_load(self) -> int:
+        """What is queued, in the unit that fills batches: rows, or requests where each runs alone."""
+        return self.queued_rows if self._limits.batched else self.queued_requests
 
-    def _makes_late(self, key: Key, rows: int, bucket: list[Key], now: float) -> bool:
-        """Whether an admitted item of the same level, in time until now, would be late behind the new one."""
-        before_rows = self._rows_before(key)
-        for other in bucket[bisect_left(bucket, key) :]:
-            if other[0] != key[0] or other[1] == inf:
-                break
-            before_rows += other[3].rows - other[3].taken_rows
-            in_time = self._finish_s(before_rows, now) <= other[1]
-            if in_time and self._finish_s(before_rows + rows, now) > other[1]:
-                return True
-        return False
+    def _load_before(self, key: Key, head: Key, bucket: list[Key] | None) -> int:
+        """What surely runs before an item with this key, in a bucket with this head."""
+        ahead = 0
+        for other in self._buckets.values():
+            for before in other[: bisect_left(other, key if other is bucket else head)]:
+                ahead += before[3].rows - before[3].taken_rows if self._limits.batched else 1
+        return ahead
 
-    def _finish_s(self, rows: int, now: float) -> float:
-        """When the last of ``rows`` queued rows would be answered."""
+    def _makes_late(self, key: Key, now: float) -> bool:
+        """Whether the new item, or one in time until now that is not less urgent, would be late with it here."""
+        late = self._late(key[0], now, key)
+        return bool(late) and (key[2] in late or not late <= self._late(key[0], now))
+
+    def _late(self, level: int, now: float, newcomer: Key | None = None) -> set[int]:
+        """Who of this level or above would be late if nothing else came (as arrival numbers): the batches to come, one by one."""
+        queues = {name: list(bucket) for name, bucket in self._buckets.items()}
+        if newcomer is not None:
+            insort(queues.setdefault(newcomer[3].bucket, []), newcomer)
+        free_s = [max(now, batch.started_s + batch.expected_s) for batch in self._running]
+        free_s += [now] * (self._limits.instances - len(free_s))
+        taken: dict[int, int] = {}
+        late: set[int] = set()
+        while queues:
+            name = min(queues, key=lambda one: queues[one][0])
+            start_s = min(free_s)
+            parts, rows, _ = self._portion(queues[name], start_s, taken)
+            finish_s = start_s + self.service_time.predict_s(rows if self._limits.batched else 1)
+            free_s[free_s.index(start_s)] = finish_s
+            for item, _, end in parts:
+                taken[item.order] = end
+                if finish_s > item.deadline_s and item.priority <= level:
+                    late.add(item.order)
+            del queues[name][: _whole(parts)]
+            if not queues[name]:
+                del queues[name]
+        return late
+
+    def _finish_s(self, load: int, now: float) -> float:
+        """When the last of so many queued rows (requests, unbatched) would be answered, at the earliest."""
         limits = self._limits
-        running = self._running
-        start_s = now
-        if len(running) >= limits.instances:
-            start_s = max(now, min(batch.started_s + batch.expected_s for batch in running))
-        predict_s = self.service_time.predict_s
-        if not limits.batched:
-            # Unbatched: one run for each request; the queue length stands in for what their runs will cost.
-            return start_s + predict_s(1) * (1.0 + self.queued_requests / limits.instances)
-        full, rest = divmod(rows, limits.max_batch_rows)
+        room = limits.max_batch_rows if limits.batched else 1
+        full, rest = divmod(load, room)
         if rest == 0 and full:
-            full, rest = full - 1, limits.max_batch_rows
-        return (
-            start_s + full * predict_s(limits.max_batch_rows) / limits.instances + predict_s(rest)
-        )
+            full, rest = full - 1, room
+        rounds, place = divmod(full, limits.instances)
+        place -= limits.instances - len(self._running)  # the free instances come first
+        start_s = now
+        if place >= 0:
+            ends_s = sorted(batch.started_s + batch.expected_s for batch in self._running)
+            start_s = max(now, ends_s[place])
+        predict_s = self.service_time.predict_s
+        return start_s + rounds * predict_s(room) + predict_s(rest)
 
     # -- leaving ----------------------------------------------------------------------------------
 
@@ -189,38 +214,57 @@ class BatchQueue(Generic[ItemT]):
     def _release_s(self, bucket: list[Key]) -> float:
         """When a bucket must stop waiting for company (only with ``max_queue_delay_us``)."""
         limits = self._limits
-        head = bucket[0][3]
+        oldest_s = earliest_s = inf
         rows = 0
         for key in bucket:
-            rows += key[3].rows - key[3].taken_rows
+            item = key[3]
+            rows += item.rows - item.taken_rows
             if rows >= limits.max_batch_rows:
                 return 0.0
-        release_s: float = head.enqueued_s + limits.max_queue_delay_us * 1e-6
-        if head.deadline_s != inf:
-            release_s = min(release_s, head.deadline_s - 2.0 * self.service_time.predict_s(rows))
-        return release_s
+            oldest_s = min(oldest_s, item.enqueued_s)
+            earliest_s = min(earliest_s, item.deadline_s)
+        return min(
+            oldest_s + limits.max_queue_delay_us * 1e-6,
+            earliest_s - 2.0 * self.service_time.predict_s(rows),
+        )
 
     def _fill(self, batch: Batch[ItemT], bucket: list[Key], now: float) -> BatchReason | None:
         """Move members from the bucket into the batch; says why it stopped early, None when the bucket is empty."""
+        batch.parts, batch.rows, why = self._portion(bucket, now, {})
+        for item, _, end in batch.parts:
+            item.taken_rows = end
+            item.state = ItemState.RUNNING
+        whole = _whole(batch.parts)
+        del bucket[:whole]
+        self.queued_rows -= batch.rows
+        self.queued_requests -= whole
+        return why
+
+    def _portion(
+        self, bucket: list[Key], now: float, taken: Mapping[int, int]
+    ) -> tuple[list[tuple[ItemT, int, int]], int, BatchReason | None]:
+        """The members of a batch that starts now, their rows, and why it stops there; moves nothing.
+
+        ``taken`` overrules how many rows of an item have left already (by arrival number).
+        """
         limits = self._limits
         room = limits.max_batch_rows
-        parts = batch.parts
-        rows = taken = 0
+        parts: list[tuple[ItemT, int, int]] = []
+        rows = 0
         earliest_s = inf
         why: BatchReason | None = None
         for key in bucket:
             item: ItemT = key[3]
-            first = item.taken_rows
+            first = taken.get(item.order, item.taken_rows)
             wanted = item.rows - first
             if not limits.batched:
-                parts.append((item, 0, item.rows))
-                item.taken_rows = rows = item.rows
-                taken = 1
+                parts.append((item, 0, wanted))
+                rows = wanted
                 break
             if wanted > room - rows:
                 why = BatchReason.FULL
                 # Only what is larger than a whole batch is cut; everything else stays in one piece.
-                if item.rows <= limits.max_batch_rows or rows == room:
+                if item.rows <= room or rows == room:
                     break
                 wanted = room - rows
             if item.deadline_s < earliest_s:
@@ -233,20 +277,12 @@ class BatchQueue(Generic[ItemT]):
                 why = BatchReason.DEADLINE
                 break
             parts.append((item, first, first + wanted))
-            item.taken_rows = first + wanted
             rows += wanted
-            if item.taken_rows < item.rows:
+            if first + wanted < item.rows:
                 break
-            taken += 1
-        del bucket[:taken]
-        for item, _, _ in parts:
-            item.state = ItemState.RUNNING
-        batch.rows = rows
-        self.queued_rows -= rows
-        self.queued_requests -= taken
         if why is None and rows == room:
             why = BatchReason.FULL
-        return why
+        return parts, rows, why
 
     def finished(self, batch: Batch[ItemT], now: float) -> list[ItemT]:
         """Free the batch's instance, learn from it, and return the members that are now complete.
@@ -344,3 +380,9 @@ class BatchQueue(Generic[ItemT]):
             f"BatchQueue({self.queued_requests} requests, {self.queued_rows} rows, "
             f"{len(self._running)}/{self._limits.instances} running{', closed' if self._closed else ''})"
         )
+
+
+def _whole(parts: Sequence[tuple[QueueItem, int, int]]) -> int:
+    """How many members leave the queue with this batch; only the last may be cut."""
+    item, _, end = parts[-1]
+    return len(parts) - (end < item.rows)

@@ -21,7 +21,6 @@ from gateway.edge.input_layout import InputLayout, InputTable, input_table, quot
 from gateway.edge.json_reply import reply_template
 from gateway.edge.json_wire import (
     ONE_PASS_BYTES,
-    RequestParameters,
     TensorReader,
     WireInput,
     WireOutput,
@@ -47,7 +46,6 @@ MAX_TENSOR_BYTES = 64 * 1024 * 1024
 """Default bound of a tensor that comes as JSON, in bytes of the tensor (Triton bounds this too)."""
 
 _DECODER_KEY = "json_request"
-_NO_PARAMETERS = RequestParameters()
 
 
 class OutputEncoding(msgspec.Struct, frozen=True):
@@ -226,9 +224,7 @@ def _binary_size(item: WireInput[Any]) -> int | None:
         if item.parameters.shared_memory_region is not None:
             raise refuse_shared_memory(f"input {quote(item.name)}")
         size = item.parameters.binary_data_size
-    data = item.data
-    is_null = type(data) is msgspec.Raw and len(data) == 4 and bytes(data) == b"null"
-    has_data = data is not None and not is_null
+    has_data = item.data is not None
     if has_data and size is not None:
         raise invalid(
             f"input {quote(item.name)} has both data and the parameter binary_data_size; send one"

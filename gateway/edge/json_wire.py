@@ -87,7 +87,11 @@ class WireRequest(msgspec.Struct, Generic[DataT]):
     parameters: RequestParameters | None = None
 
 
-_read_text_first = msgspec.json.Decoder(WireRequest[msgspec.Raw]).decode
+# msgspec cannot be asked for "text or nothing": a null comes as its text.
+_read_text_first: Callable[[Buffer], WireRequest[Any]] = msgspec.json.Decoder(
+    WireRequest[msgspec.Raw]
+).decode
+_NULL = b"null"
 
 
 def one_pass_reader(signature: Signature) -> Callable[[Buffer], WireRequest[Any]] | None:
@@ -110,7 +114,7 @@ def read_patiently(text: Buffer) -> tuple[WireRequest[Any], TensorReader]:
     Raises INVALID_ARGUMENT with the place of the fault.
     """
     try:
-        return _read_text_first(text), read_text
+        request = _read_text_first(text)
     except msgspec.ValidationError as error:
         raise invalid(f"the request does not follow the protocol: {error}") from None
     except RecursionError:
@@ -121,7 +125,12 @@ def read_patiently(text: Buffer) -> tuple[WireRequest[Any], TensorReader]:
         data = bytes(text)
         if b"NaN" in data or b"Infinity" in data:
             return _read_tokens(data), read_values
-        raise invalid(f"the request's {error}") from None
+        problem = str(error).removeprefix("JSON is malformed: ")
+        raise invalid(f"the request's JSON is malformed: {problem}") from None
+    for item in request.inputs:
+        if item.data is not None and len(item.data) == len(_NULL) and bytes(item.data) == _NULL:
+            item.data = None
+    return request, read_text
 
 
 def _read_tokens(text: bytes) -> WireRequest[Any]:

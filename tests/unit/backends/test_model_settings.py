@@ -49,7 +49,7 @@ def test_every_key_can_be_written() -> None:
         [deadline]
         default_timeout_ms = 50
         [priority]
-        default = 2
+        default = 1
         levels = 2
         [versions]
         policy = "specific"
