@@ -50,8 +50,11 @@ class RestByHand:
         status, text = self.post(PATH, request_text(rows))
         if status != http.client.OK:
             raise UnexpectedAnswerError(f"HTTP {status}: {text[:500]}")
-        (output,) = json.loads(text)["outputs"]
-        return np.array(output["data"], dtype=np.float32).reshape(output["shape"])[:, 0]
+        try:
+            (output,) = json.loads(text)["outputs"]
+            return np.array(output["data"], dtype=np.float32).reshape(output["shape"])[:, 0]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UnexpectedAnswerError(f"no probabilities: {text[:500]}") from error
 
     def post(self, path: str, text: str) -> tuple[int, str]:
         """Status and body of the answer to a JSON text."""

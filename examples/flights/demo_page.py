@@ -119,7 +119,7 @@ class Page:
     def by_hand(self, serve: str, url: str, request: Path) -> None:
         self.section("Try it by hand")
         self.command(serve)
-        self.command(f"curl -s {url} -H 'content-type: application/json' -d @{shown_path(request)}")
+        self.command(f"curl -s {url} -d @{shown_path(request)}")
 
     def failure(self, text: str) -> None:
         self._console.print(f"\n[bold red]The demo failed:[/] {escape(text)}", soft_wrap=True)

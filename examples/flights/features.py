@@ -3,9 +3,8 @@
 **The prediction point is the scheduled departure minute**, and every input is a fact from strictly
 before it: the timetable, the plane, the weather of the last full hour at the origin, and the delays
 of other flights that had already departed or landed. It must never use how the flight itself
-departs, early or late: at its scheduled minute half of all flights still stand at the gate, and a
-model that is told that they left on time would not predict anything. The plane that will fly is
-taken as known, and so is the timetable.
+departs: more than half of all flights leave a little before their time, and a model that is told so
+mostly repeats it. The plane that will fly is taken as known, and so is the timetable.
 
 Inputs lie on a grid of 1/8. Between two neighbours on the grid there is room for a split of a
 decision tree in float32, so a tree means the same in training (float64 thresholds) and in serving

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 _ADDRESS = re.compile(r"^(http|grpc|admin)\s+(?:http://)?([\d.]+):(\d+)")
 _EVERYWHERE = "0.0.0.0"  # noqa: S104 - compared with what the gateway prints, never bound
 _LAST_LINES = 20
+_READER_LIMIT_S = 5.0
 
 
 class GatewayError(Exception):
@@ -54,7 +55,7 @@ class GatewayProcess:
             try:
                 line = self._news.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
-                raise self.failure(f"was not ready after {limit_s:.0f} s") from None
+                raise self.failure(f"was not ready after {limit_s:g} s") from None
             if line is None:
                 raise self.failure(f"ended with exit code {self._process.wait()} while starting")
             if found := _ADDRESS.match(line):
@@ -73,7 +74,7 @@ class GatewayProcess:
             exit_code = self._process.wait(limit_s)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise self.failure(f"was still running {limit_s:.0f} s after SIGTERM") from None
+            raise self.failure(f"was still running {limit_s:g} s after SIGTERM") from None
         return Stop(exit_code, time.monotonic() - started)
 
     def kill(self) -> None:
@@ -81,11 +82,12 @@ class GatewayProcess:
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+        self._reader.join(_READER_LIMIT_S)
 
     def failure(self, what: str) -> GatewayError:
         """An error about this gateway, with the last lines that it printed."""
         if self._process.poll() is not None:
-            self._reader.join(timeout=1.0)
+            self._reader.join(_READER_LIMIT_S)
         said = "\n".join(f"  | {line}" for line in self._last) or "  | (it printed nothing)"
         return GatewayError(f"the gateway {what}; its last lines:\n{said}")
 

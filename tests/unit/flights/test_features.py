@@ -101,14 +101,23 @@ def test_the_weather_is_that_of_the_last_full_hour(stormy: Days) -> None:
     assert np.array_equal(column(rows, "temperature_f")[later], (hour - 1)[later] + 0.125)
 
 
-def test_weather_that_is_too_old_or_broken_is_unknown(stormy: Days) -> None:
+def test_weather_older_than_six_hours_is_unknown(stormy: Days) -> None:
     weather = stormy.tables.weather
-    gone = dataclasses.replace(stormy.tables, weather=weather[weather["day"] == 24])
-    broken = dataclasses.replace(stormy.tables, weather=weather.assign(wind_speed=1048.36))
+    ends_at_midnight = dataclasses.replace(stormy.tables, weather=weather[weather["day"] < 26])
+    rows = feature_rows(ends_at_midnight, stormy.log, stormy.codes)
+    days = dataclasses.replace(stormy, rows=rows)
     last_day = stormy.log.midnight == stormy.log.midnight.max()
-    for tables, name in ((gone, "visibility_miles"), (broken, "wind_speed_mph")):
-        rows = dataclasses.replace(stormy, rows=feature_rows(tables, stormy.log, stormy.codes))
-        assert (column(rows, name)[last_day] == UNKNOWN).all()
+    is_unknown = column(days, "visibility_miles")[last_day] == UNKNOWN
+    assert np.array_equal(is_unknown, stormy.log.minute_of_day[last_day] > 6 * 60)
+
+
+def test_a_wind_that_nobody_survives_is_unknown(stormy: Days) -> None:
+    broken = stormy.tables.weather.assign(wind_speed=1048.36)
+    rows = feature_rows(
+        dataclasses.replace(stormy.tables, weather=broken), stormy.log, stormy.codes
+    )
+    days = dataclasses.replace(stormy, rows=rows)
+    assert (column(days, "wind_speed_mph") == UNKNOWN).all()
 
 
 def test_a_name_that_training_has_not_seen_has_its_own_code(stormy: Days) -> None:
@@ -122,7 +131,7 @@ def test_a_name_that_training_has_not_seen_has_its_own_code(stormy: Days) -> Non
 
 
 def others_like(log: FlightLog, one: int, same: list[str]) -> Flags:
-    alike = np.arange(len(log)) != one
+    alike: Flags = np.arange(len(log)) != one
     for name in same:
         alike &= getattr(log, name) == getattr(log, name)[one]
     return alike
