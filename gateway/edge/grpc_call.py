@@ -6,11 +6,12 @@ connection does.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from gateway.edge import grpc_wire
 from gateway.edge.grpc_methods import INFER_PATH, Method
-from gateway.edge.http_body import inflate
+from gateway.edge.http_body import OFF_LOOP_FROM_BYTES, inflate
 from gateway.edge.proto_codec import decode_infer, encode_prediction
 from gateway.edge.status import as_headrace_error
 from gateway.errors import ErrorCode, HeadraceError, invalid
@@ -107,27 +108,54 @@ class GrpcCall(Call[Prediction]):
             )
         self._reserved_bytes += size_bytes
 
-    def _message(self) -> bytes:
-        """The one message of the call, expanded."""
+    def _framed(self) -> bytes:
+        """The one message of the call, with its prefix."""
         framed = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         if self._length_bytes < 0 or len(framed) != self._length_bytes + grpc_wire.PREFIX_BYTES:
             raise invalid("the call ended before its message was complete")
-        flag, message = framed[0], framed[grpc_wire.PREFIX_BYTES :]
-        if flag == 0:
-            return message
-        if flag == 1 and self._encoding == b"gzip":
-            return inflate(message, "gzip", self._connection.front.limits.max_message_bytes)
-        raise invalid("the message is marked as compressed, but grpc-encoding does not say how")
+        return framed
 
     # -- the call ---------------------------------------------------------------------------------
 
     def message_is_complete(self) -> None:
         """The peer has said everything: answer."""
         self.complete = True
+        limit_bytes = self._connection.front.limits.max_message_bytes
+        try:
+            framed = self._framed()
+            self.forget()
+            message = framed[grpc_wire.PREFIX_BYTES :]
+            if framed[0] == 0:
+                self._serve(message)
+                return
+            if framed[0] != 1 or self._encoding != b"gzip":
+                raise invalid(
+                    "the message is marked as compressed, but grpc-encoding does not say how"
+                )
+            if len(message) >= OFF_LOOP_FROM_BYTES:
+                loop = asyncio.get_running_loop()
+                expanding = loop.run_in_executor(None, inflate, message, "gzip", limit_bytes)
+                expanding.add_done_callback(self._on_expanded)
+                return
+            message = inflate(message, "gzip", limit_bytes)
+        except HeadraceError as error:
+            self._fail(error)
+            return
+        self._serve(message)
+
+    def _on_expanded(self, expanding: asyncio.Future[bytes]) -> None:
+        """A large compressed message comes back from the thread that expanded it."""
+        error = expanding.exception()
+        if self.answered:
+            return  # the peer did not wait for it
+        if error is not None:
+            self._fail(error)
+        else:
+            self._serve(expanding.result())
+
+    def _serve(self, message: bytes) -> None:
         front = self._connection.front
         try:
-            message = self._message()
-            self.forget()
             if self._method is not None:
                 self._connection.answer(self, self._method(message))
                 return

@@ -174,7 +174,7 @@ def _header_length(request: Request, body_bytes: int) -> int | None:
         raise invalid(
             f"Inference-Header-Content-Length must be one whole number, not '{', '.join(values)[:64]}'"
         )
-    if len(value) > 12 or int(value) > body_bytes:
+    if len(value) > 12:  # what is merely too large, the decoder refuses, in the lane's words
         raise invalid(
             f"Inference-Header-Content-Length is {value[:32]}, but the body has {body_bytes} bytes"
         )

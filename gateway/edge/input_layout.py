@@ -154,6 +154,8 @@ class InputTable:
 
         Raises INVALID_ARGUMENT when an input is missing or named twice, or when the rows differ.
         """
+        if self.count == len(layouts) == 1:
+            return (tensors[0],), layouts[0].rows
         if len(layouts) != self.count or len({layout.index for layout in layouts}) != self.count:
             raise self.wrong_names([layout.name for layout in layouts])
         rows = layouts[0].rows if layouts else 1

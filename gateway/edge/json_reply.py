@@ -5,19 +5,20 @@ gave none), ``model_name``, ``model_version``, ``outputs`` of ``name``, ``dataty
 then either ``data`` (flat) or ``parameters.binary_data_size``. It must never copy a tensor that
 leaves as bytes, but for the one copy into the body.
 
-Measured for one float: the join 0.7 µs, ``orjson.dumps`` of the whole reply as a ``dict`` 0.9 µs
-before anything is looked up; the gap widens with the number of outputs.
+Measured for 1, 2 and 4 outputs of one float: 1.2, 2.3 and 4.1 µs. The same reply as a ``dict`` for
+orjson, with all that it has to decide, takes 1.5, 3.0 and 4.4 µs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 
+from backends.signature import Tensor
 from gateway.edge.tensor_bytes import write_elements
-from gateway.edge.tensor_json import JsonWriter, json_writer
+from gateway.edge.tensor_json import json_writer
 from gateway.messages import Prediction
 from gateway.ports import Servable
 
@@ -26,29 +27,39 @@ MAX_KNOWN = 1024
 """Remembered shapes per servable, since variable dimensions could make it grow for ever."""
 
 _END = b"}]}"
+_BINARY = b'"parameters":{"binary_data_size":%d}'
+_Place: TypeAlias = tuple[int, tuple[int, ...], bool]
+"""An output's index, its shape, and whether it is the reply's first."""
 
 
 class ReplyTemplate:
     """What one servable's replies have in common."""
 
-    __slots__ = ("_head", "_known", "_outputs")
+    __slots__ = ("_head", "_known", "_known_binary", "_outputs", "_writers")
 
     def __init__(self, servable: Servable) -> None:
         name, version = orjson.dumps(servable.name), orjson.dumps(servable.version)
         self._head = b'"model_name":%b,"model_version":%b,"outputs":[' % (name, version)
         self._outputs = servable.signature.outputs
-        self._known: dict[tuple[int, tuple[int, ...], bool], tuple[bytes, JsonWriter]] = {}
+        self._writers = [json_writer(spec) for spec in self._outputs]
+        # What stands before an output's numbers, or between its shape and the next output.
+        self._known: dict[_Place, bytes] = {}
+        self._known_binary: dict[_Place, bytes] = {}
 
     def encode(self, request_id: str, wanted: Sequence[int], prediction: Prediction) -> bytes:
         """The whole body of a reply that is all JSON. Raises as the outputs' writers do."""
+        if len(wanted) == 1:
+            index = wanted[0]
+            tensor = prediction.outputs[index]
+            place = index, tensor.shape, True
+            before = self._known.get(place) or self._learn(place)
+            return b"".join((_opening(request_id), before, self._writers[index](tensor), _END))
         parts = [_opening(request_id)]
         is_first = True
         for index in wanted:
             tensor = prediction.outputs[index]
-            known = self._known.get((index, tensor.shape, is_first))
-            before, write = known or self._learn(index, tensor.shape, is_first)
-            parts.append(before)
-            parts.append(write(tensor))
+            place = index, tensor.shape, is_first
+            parts += self._known.get(place) or self._learn(place), self._writers[index](tensor)
             is_first = False
         parts.append(_END if wanted else self._head + b"]}")
         return b"".join(parts)
@@ -60,40 +71,44 @@ class ReplyTemplate:
         binary: Sequence[bool],
         prediction: Prediction,
     ) -> tuple[bytes, int]:
-        """The body of a reply with tensors behind its JSON, and the length of the JSON."""
+        """The body of a reply with tensors behind its JSON, and the length of the JSON.
+
+        ``binary`` says of each wanted output, of which there is at least one, how it travels.
+        """
         parts = [_opening(request_id)]
         blobs: list[Any] = []  # bytes and arrays: NumPy's stubs do not call these buffers yet
         is_first = True
         for index, is_binary in zip(wanted, binary, strict=True):
             tensor = prediction.outputs[index]
-            if is_binary:
-                is_text = self._outputs[index].datatype == "BYTES"
-                blob = write_elements(tensor) if is_text else tensor
-                size = len(blob) if isinstance(blob, bytes) else tensor.nbytes
-                parts.append(self._before(index, tensor.shape, is_first))
-                parts.append(b'"parameters":{"binary_data_size":%d}' % size)
+            place = index, tensor.shape, is_first
+            if not is_binary:
+                parts += self._known.get(place) or self._learn(place), self._writers[index](tensor)
+            elif tensor.dtype.hasobject:
+                blob = write_elements(tensor)
+                parts.append(self._before(place) + _BINARY % len(blob))
                 blobs.append(blob)
             else:
-                known = self._known.get((index, tensor.shape, is_first))
-                before, write = known or self._learn(index, tensor.shape, is_first)
-                parts.append(before)
-                parts.append(write(tensor))
+                parts.append(self._known_binary.get(place) or self._learn_binary(tensor, place))
+                blobs.append(tensor)
             is_first = False
         parts.append(_END)
         length = sum(map(len, parts))
-        return b"".join([*parts, *blobs]), length
+        return b"".join(parts + blobs), length
 
-    def _learn(
-        self, index: int, shape: tuple[int, ...], is_first: bool
-    ) -> tuple[bytes, JsonWriter]:
+    def _learn(self, place: _Place) -> bytes:
         if len(self._known) >= MAX_KNOWN:
             self._known.clear()
-        before = self._before(index, shape, is_first) + b'"data":'
-        known = before, json_writer(self._outputs[index])
-        self._known[index, shape, is_first] = known
-        return known
+        before = self._known[place] = self._before(place) + b'"data":'
+        return before
 
-    def _before(self, index: int, shape: tuple[int, ...], is_first: bool) -> bytes:
+    def _learn_binary(self, tensor: Tensor, place: _Place) -> bytes:
+        if len(self._known_binary) >= MAX_KNOWN:
+            self._known_binary.clear()
+        whole = self._known_binary[place] = self._before(place) + _BINARY % tensor.nbytes
+        return whole
+
+    def _before(self, place: _Place) -> bytes:
+        index, shape, is_first = place
         spec = self._outputs[index]
         return b'%b{"name":%b,"datatype":%b,"shape":%b,' % (
             self._head if is_first else b"},",

@@ -12,6 +12,7 @@ bytes (0.3 µs) rather than by name, datatype, shape, parameters and contents (0
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
@@ -139,7 +140,8 @@ class _Decoder:
             raise self.table.wrong_names([item.name for item in inputs])
         layouts: list[InputLayout] = []
         tensors: list[Tensor] = []
-        for item, data in zip(inputs, raw, strict=True):
+        for i, data in enumerate(raw):
+            item = inputs[i]  # iterating over a protobuf container ends with an exception: 0.4 µs
             described = item.SerializeToString()
             layout = self._known.get(described) or self._learn(item, described)
             if not layout.is_plain:
@@ -173,12 +175,13 @@ class _Decoder:
 
     def read_typed(self, wire: ModelInferRequest) -> tuple[list[InputLayout], list[Tensor]]:
         """The tensors of typed contents, with their layouts."""
-        if len(wire.inputs) != self.table.count:
-            raise self.table.wrong_names([item.name for item in wire.inputs])
-        layouts = [self._layout(item) for item in wire.inputs]
+        inputs = wire.inputs[:]
+        if len(inputs) != self.table.count:
+            raise self.table.wrong_names([item.name for item in inputs])
+        layouts = [self._layout(item) for item in inputs]
         tensors = [
             read_contents(layout, item.contents)
-            for layout, item in zip(layouts, wire.inputs, strict=True)
+            for layout, item in zip(layouts, inputs, strict=True)
         ]
         return layouts, tensors
 
@@ -227,7 +230,10 @@ def _natural(parameters: Mapping[str, InferParameter], name: str) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise invalid(f"parameter {name} is {value!r}; expected an int64_param or uint64_param ≥ 0")
+        raise invalid(
+            f"parameter {name} is {reprlib.repr(value)}; "
+            "expected an int64_param or uint64_param of at least 0"
+        )
     return value
 
 

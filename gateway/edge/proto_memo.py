@@ -5,7 +5,7 @@ This module decides whether a message is, byte for byte, a remembered one but fo
 what was valid then is valid now. It must never accept a message that a parser would read in another
 way: it leaves out whole fields only, and remembers only what protobuf itself would write like that.
 
-Measured for 32 floats: 1.7 µs a request instead of 3.4 µs; an unknown message pays 0.4 µs for it.
+Measured for 32 floats: 1.7 µs a request instead of 3.6 µs; an unknown message pays 0.7 µs for it.
 """
 
 from __future__ import annotations
@@ -105,12 +105,12 @@ class RequestMemo:
     length of those at its end. Keys of a few different lengths are tried.
     """
 
-    __slots__ = ("_known", "_lengths", "_seen_once")
+    __slots__ = ("_known", "_lengths", "_seen")
 
     def __init__(self) -> None:
         self._known: dict[bytes, Remembered] = {}
         self._lengths: list[int] = []
-        self._seen_once: set[bytes] = set()
+        self._seen: dict[bytes, int] = {}  # how often the parser has read each key
 
     def find(self, message: bytes, start: int) -> Remembered | None:
         """What is known of a message whose opening ends at ``start``."""
@@ -140,22 +140,22 @@ class RequestMemo:
         key = message[start : len(message) - tail]
         if len(key) > MAX_KEY_BYTES or any(layout.datatype == "BYTES" for layout in layouts):
             return
-        if key not in self._seen_once:
-            if len(self._seen_once) >= MAX_KNOWN:
-                self._seen_once.clear()
-            self._seen_once.add(key)
-            return
-        found = Remembered(tuple(layouts), gaps, tail, outputs, timeout_us, priority)
-        if not _ends_whole(key, tags[0]) or found.read(message) is None:
+        if len(self._lengths) == _MAX_LENGTHS and len(key) not in self._lengths:
             return
         if len(self._known) >= MAX_KNOWN:
             self._known.clear()
             self._lengths.clear()
-        if len(key) not in self._lengths:
-            if len(self._lengths) == _MAX_LENGTHS:
-                return
-            self._lengths.append(len(key))
-        self._known[key] = found
+            self._seen.clear()
+        if len(self._seen) >= MAX_KNOWN:
+            self._seen.clear()
+        times = self._seen[key] = self._seen.get(key, 0) + 1
+        if times != 2:  # the third time, it was found unfit
+            return
+        found = Remembered(tuple(layouts), gaps, tail, outputs, timeout_us, priority)
+        if _ends_whole(key, tags[0]) and found.read(message) is not None:
+            self._known[key] = found
+            if len(key) not in self._lengths:
+                self._lengths.append(len(key))
 
 
 def _ends_whole(key: bytes, tag: bytes) -> bool:
@@ -173,5 +173,5 @@ def _ends_whole(key: bytes, tag: bytes) -> bool:
         return False
     if alone.raw_input_contents or alone.model_name or alone.model_version or alone.id:
         return False
-    # Written anew: no field twice, none out of order, none empty and none unknown.
+    # Written anew, it is the same: no field comes twice, out of order or empty.
     return alone.SerializeToString(deterministic=True) == fields

@@ -132,17 +132,17 @@ def _wrong_kind(layout: InputLayout, error: msgspec.ValidationError) -> Headrace
 def json_writer(spec: TensorSpec) -> JsonWriter:
     """The function that writes this output's ``data``: every element in row-major order, flat.
 
-    Raises INVALID_ARGUMENT for FP16 and BF16, which Triton sends as binary data only.
+    It raises INVALID_ARGUMENT for FP16 and BF16, which Triton sends as binary data only.
     """
-    problem = json_problem(spec)
-    if problem:
-        raise invalid(problem)
     if spec.datatype in ("FP32", "FP64"):
         return write_floats
     if spec.datatype == "BYTES":
-        name = spec.name
-        return lambda tensor: write_strings(name, tensor)
-    return write_numbers
+        return lambda tensor: write_strings(spec.name, tensor)
+    return write_numbers if spec.datatype in _KINDS else lambda _: _refuse(spec)
+
+
+def _refuse(spec: TensorSpec) -> bytes:
+    raise invalid(json_problem(spec))
 
 
 def json_problem(spec: TensorSpec) -> str:

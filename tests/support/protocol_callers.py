@@ -63,7 +63,7 @@ class Answer(NamedTuple):
     outputs: dict[str, Array]
 
 
-class CallFailed(Exception):
+class CallError(Exception):
     """The client's own exception: ``status`` is "404" over HTTP and "NOT_FOUND" over gRPC."""
 
     def __init__(self, status: str, message: str) -> None:
@@ -86,7 +86,7 @@ class Caller(ABC):
         return bool(self.path)
 
     def ask(self, ask: Ask) -> Answer:
-        """An infer call; raises ``CallFailed``."""
+        """An infer call; raises ``CallError``."""
         self.infer_calls += 1
         try:
             return self._ask(ask)
@@ -94,7 +94,7 @@ class Caller(ABC):
             raise _failure(error) from None
 
     def query(self, method: str, *arguments: Any) -> Any:
-        """Any other method of the client; messages come as dictionaries. Raises ``CallFailed``."""
+        """Any other method of the client; messages come as dictionaries. Raises ``CallError``."""
         try:
             return self._query(method, *arguments)
         except InferenceServerException as error:
@@ -109,8 +109,8 @@ class Caller(ABC):
         """Close the client's connections."""
 
 
-def _failure(error: Any) -> CallFailed:
-    return CallFailed(str(error.status()).removeprefix("StatusCode."), str(error.message()))
+def _failure(error: Any) -> CallError:
+    return CallError(str(error.status()).removeprefix("StatusCode."), str(error.message()))
 
 
 def _inputs(client: ModuleType, ask: Ask, *, is_http: bool) -> list[Any]:
@@ -129,7 +129,8 @@ def _outputs(client: ModuleType, ask: Ask, *, is_http: bool) -> list[Any] | None
     if ask.outputs is None:
         return None
     if is_http:
-        return [client.InferRequestedOutput(one.name, binary_data=one.binary) for one in ask.outputs]
+        make = client.InferRequestedOutput
+        return [make(one.name, binary_data=one.binary) for one in ask.outputs]
     return [client.InferRequestedOutput(one.name) for one in ask.outputs]
 
 
@@ -290,4 +291,4 @@ WAYS = {
 def make_caller(way: str, server: ServerProcess) -> Caller:
     """A client for one of ``WAYS``."""
     make, compression = WAYS[way]
-    return make(server, compression)  # type: ignore[abstract]  # every entry is a concrete class
+    return make(server, compression)

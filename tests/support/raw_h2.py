@@ -35,7 +35,7 @@ UNAVAILABLE = 14
 Fields = Sequence[tuple[str, str]]
 
 
-class Closed(Exception):
+class ClosedError(Exception):
     """The server closed the connection."""
 
 
@@ -116,20 +116,21 @@ class RawGrpc:
     def send(self, stream_id: int, data: bytes, *, end_stream: bool = True) -> None:
         """Send bytes on a stream as flow control allows."""
         rest = memoryview(data)
-        outcome = self._outcomes[stream_id]
-        while len(rest) > (
-            size := min(self.h2.local_flow_control_window(stream_id), self.h2.max_outbound_frame_size)
-        ):
+        while len(rest) > (size := self._may_send(stream_id)):
             if size:
                 self.h2.send_data(stream_id, bytes(rest[:size]))
                 rest = rest[size:]
                 self.flush()
             else:
                 self.pump()
-                if outcome.ended:
+                if self._outcomes[stream_id].ended:
                     return  # the server has heard enough
         self.h2.send_data(stream_id, bytes(rest), end_stream=end_stream)
         self.flush()
+
+    def _may_send(self, stream_id: int) -> int:
+        window = self.h2.local_flow_control_window(stream_id)
+        return min(window, self.h2.max_outbound_frame_size)
 
     def start(self, message: bytes, path: str = INFER, headers: Fields = ()) -> int:
         """A whole call with one message; the id of its stream."""
@@ -168,16 +169,16 @@ class RawGrpc:
         try:
             self.socket.sendall(data)
         except (BrokenPipeError, ConnectionResetError):
-            raise Closed from None
+            raise ClosedError from None
 
     def pump(self) -> None:
-        """Read once and take in what came. Raises ``Closed`` when the server has gone."""
+        """Read once and take in what came. Raises ``ClosedError`` when the server has gone."""
         try:
             data = self.socket.recv(1024 * 1024)
         except ConnectionError:
             data = b""
         if not data:
-            raise Closed(f"goaway {self.goaway}")
+            raise ClosedError(f"goaway {self.goaway}")
         for event in self.h2.receive_data(data):
             self._take(event)
         self.flush()
@@ -187,7 +188,7 @@ class RawGrpc:
         try:
             while True:
                 self.pump()
-        except Closed:
+        except ClosedError:
             return
 
     def _take(self, event: h2.events.Event) -> None:
@@ -209,8 +210,9 @@ class RawGrpc:
                 outcome.message = unquote(fields.get("grpc-message", ""))
         elif isinstance(event, h2.events.DataReceived):
             outcome.body += event.data or b""
-            if self._grants and event.flow_controlled_length:
-                self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id or 0)
+            size = event.flow_controlled_length or 0
+            if self._grants and size:
+                self.h2.acknowledge_received_data(size, event.stream_id or 0)
         elif isinstance(event, h2.events.StreamEnded):
             outcome.ended = True
         elif isinstance(event, h2.events.StreamReset):

@@ -15,7 +15,7 @@ TIMEOUT_S = 10.0
 Fields = Sequence[tuple[str, str]]
 
 
-class Closed(Exception):
+class ClosedError(Exception):
     """The server closed the connection; ``args[0]`` holds the bytes that came before."""
 
 
@@ -60,7 +60,7 @@ class RawHttp:
         self.socket.sendall(data)
 
     def receive(self, *, to_head: bool = False) -> Response:
-        """The next answer; ``to_head`` when it answers HEAD. Raises ``Closed`` when the server has gone."""
+        """The next answer; ``to_head`` when it answers HEAD. Raises ``ClosedError`` when the server has gone."""
         while b"\r\n\r\n" not in self._received:
             self._read_more()
         head, _, self._received = self._received.partition(b"\r\n\r\n")
@@ -87,7 +87,7 @@ class RawHttp:
         except ConnectionError:
             data = b""
         if not data:
-            raise Closed(self._received)
+            raise ClosedError(self._received)
         self._received += data
 
     def ask(self, request: bytes) -> Response:
@@ -100,7 +100,7 @@ class RawHttp:
         try:
             while True:
                 self._read_more()
-        except Closed as closed:
+        except ClosedError as closed:
             rest = closed.args[0]
             assert isinstance(rest, bytes)
             return rest

@@ -20,7 +20,6 @@ from types import TracebackType
 from typing import Any
 
 import psutil
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.waiting import eventually
 
@@ -31,6 +30,8 @@ STOP_WITHIN_S = 20.0
 Address = tuple[str, int]
 
 _ADDRESS = re.compile(r"^(http|grpc|admin) +(?:http://)?([\d.]+):(\d+)$", re.MULTILINE)
+_SAMPLE = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 class ServerProcess:
@@ -170,13 +171,14 @@ class ServerProcess:
 
     def metric(self, name: str, **labels: str) -> float:
         """A sample of ``/metrics``, added up over the labels that are not named; 0 when there is none."""
-        families = text_string_to_metric_families(self.get_admin("/metrics"))
-        return sum(
-            sample.value
-            for family in families
-            for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        )
+        total = 0.0
+        for line in self.get_admin("/metrics").splitlines():
+            sample = _SAMPLE.fullmatch(line)
+            if sample is None or sample[1] != name:
+                continue
+            if labels.items() <= dict(_LABEL.findall(sample[2] or "")).items():
+                total += float(sample[3])
+        return total
 
     def get_admin(self, path: str) -> str:
         """The body of a GET on the admin port."""

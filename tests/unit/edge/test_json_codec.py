@@ -23,9 +23,7 @@ INTEGERS = ("UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "IN
 
 def one_input(datatype: str = "FP32", *shape: int, **settings: Any) -> StubServable:
     shape = shape or (-1, 3)
-    return stub(
-        [tensor_spec("x", datatype, *shape)], [tensor_spec("y", "FP32", -1, 1)], **settings
-    )
+    return stub([tensor_spec("x", datatype, *shape)], [tensor_spec("y", "FP32", -1, 1)], **settings)
 
 
 def two_inputs(first: str, second: str, shape: tuple[int, ...] = (-1, 2)) -> StubServable:
@@ -150,6 +148,19 @@ class TestRequest:
         assert a.tolist() == [1, 2]
         assert b.tolist() == cube
 
+    def test_inputs_that_nest_differently(self) -> None:
+        target = stub(
+            [tensor_spec("a", "FP32", -1, 1), tensor_spec("b", "FP32", -1, 1, 2)],
+            [tensor_spec("y", "FP32", -1)],
+        )
+        body = body_of(
+            {"name": "a", "shape": [2, 1], "datatype": "FP32", "data": [[1], [2]]},
+            {"name": "b", "shape": [2, 1, 2], "datatype": "FP32", "data": [[[1, 2]], [[3, 4]]]},
+        )
+        a, b = decode(body, target).inputs
+        assert a.tolist() == [[1], [2]]
+        assert b.tolist() == [[[1, 2]], [[3, 4]]]
+
     def test_a_scalar(self) -> None:
         target = stub([tensor_spec("x", "INT32")], [tensor_spec("y", "INT32")])
         (x,) = decode(body_of(an_input([7], (), "INT32")), target).inputs
@@ -230,7 +241,12 @@ class TestParameters:
 
     @pytest.mark.parametrize(
         "parameters",
-        [{"sequence_id": 1}, {"sequence_id": "s"}, {"sequence_start": True}, {"sequence_end": True}],
+        [
+            {"sequence_id": 1},
+            {"sequence_id": "s"},
+            {"sequence_start": True},
+            {"sequence_end": True},
+        ],
     )
     def test_sequences_are_refused(self, parameters: dict[str, Any]) -> None:
         message = refused(body_of(an_input([1, 2, 3]), parameters=parameters), one_input())
@@ -268,9 +284,7 @@ class TestOutputs:
             {"name": "p"},
             {"name": "r", "parameters": {"binary_data": True, "classification": 0}},
         ]
-        given = self.ask(
-            self.three(), outputs=outputs, parameters={"binary_data_output": True}
-        )
+        given = self.ask(self.three(), outputs=outputs, parameters={"binary_data_output": True})
         assert given == ((1, 0, 2), (False, True, True))
         given = self.ask(self.three(), outputs=outputs)
         assert given == ((1, 0, 2), (False, False, True))
@@ -291,9 +305,7 @@ class TestOutputs:
         for word in words:
             assert word in message
 
-    @pytest.mark.parametrize(
-        "parameters", [{"classification": 3}, {"shared_memory_region": "r"}]
-    )
+    @pytest.mark.parametrize("parameters", [{"classification": 3}, {"shared_memory_region": "r"}])
     def test_what_is_not_offered(self, parameters: dict[str, Any]) -> None:
         body = body_of(an_input([1, 2, 3]), outputs=[{"name": "p", "parameters": parameters}])
         with pytest.raises(HeadraceError, match="not offered here") as caught:
@@ -365,8 +377,10 @@ class TestStrictness:
     @pytest.mark.parametrize("datatype", INTEGERS)
     def test_the_whole_range_of_integers(self, datatype: str) -> None:
         target = one_input(datatype, -1)
-        limits = np.iinfo(target.signature.inputs[0].dtype)
-        (x,) = decode(body_of(an_input([int(limits.min), int(limits.max)], (2,), datatype)), target).inputs
+        limits = np.iinfo(datatype.lower())
+        (x,) = decode(
+            body_of(an_input([int(limits.min), int(limits.max)], (2,), datatype)), target
+        ).inputs
         assert x.tolist() == [limits.min, limits.max]
 
     def test_floats_out_of_fp32_become_infinities(self) -> None:
@@ -519,7 +533,7 @@ class TestSignature:
         assert "'a' has neither data nor" in refused(body, two_inputs("FP32", "BOOL"))
 
     def test_shared_memory_is_not_offered(self) -> None:
-        item = {"name": "x", "shape": [1, 3], "datatype": "FP32"}
+        item: dict[str, Any] = {"name": "x", "shape": [1, 3], "datatype": "FP32"}
         item["parameters"] = {"shared_memory_region": "r", "shared_memory_byte_size": 12}
         with pytest.raises(HeadraceError, match="input 'x' names a shared_memory_region") as caught:
             decode(body_of(item), one_input())
@@ -657,8 +671,8 @@ class TestTokens:
         assert encode_error(message)
 
     def test_wrong_structure_beside_them(self) -> None:
-        body = body_of(an_input([7]) | {"name": 5}).replace(b"[7]", b"[NaN,1,2]")
-        assert "$.inputs[0].name" in refused(body, one_input())
+        for body in (b'{"unread":NaN,"inputs":[5]}', b'{"inputs":[5],"unread":NaN}'):
+            assert "$.inputs[0]" in refused(body, one_input())
 
 
 class TestBounds:
@@ -769,7 +783,7 @@ class TestReply:
     def test_text_that_is_no_utf8(self) -> None:
         target = stub([], [tensor_spec("y", "BYTES", -1)])
         for element in (b"\xff", "\ud800"):
-            with pytest.raises(HeadraceError, match="output 'y'.*binary_data") as caught:
+            with pytest.raises(HeadraceError, match=r"output 'y'.*binary_data") as caught:
                 reply(target, [np.array([element], np.object_)])
             assert caught.value.code is ErrorCode.INVALID_ARGUMENT
 
