@@ -7,6 +7,7 @@ outside-in. It must never decide anything about a request.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -38,6 +39,8 @@ from gateway.pipeline.workers import ThreadWorker
 from gateway.ports import Clock, Servable, Service
 from gateway.settings import GatewaySettings
 from gateway.telemetry.metrics import Metrics
+
+logger = logging.getLogger("headrace")
 
 SWEEP_EVERY_S = 1.0
 MakeWorker = Callable[[str, int], Worker]
@@ -268,11 +271,14 @@ class Gateway:
         return registry
 
     def _sweep(self) -> None:
-        now = time.monotonic()
-        for connection in list(self._http_server.connections):
-            connection.sweep(now)
-        self.grpc.sweep(now)
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._sweep)
+        now = time.monotonic()
+        for connection in (*self._http_server.connections, *self.grpc.connections):
+            try:
+                connection.sweep(now)
+            except Exception:  # one connection's trouble may not end the watch over the others
+                logger.exception("sweeping a connection failed; it is cut")
+                connection.abort()
 
     async def stop(self, *, force: asyncio.Event | None = None) -> bool:
         """Outside-in; True when every call inside was answered. ``force`` skips what is left of the waiting."""

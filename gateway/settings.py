@@ -14,7 +14,6 @@ from msgspec import Meta
 
 from gateway.core.admission import AdmissionLimits
 
-
 Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
 Bytes: TypeAlias = Annotated[int, Meta(ge=1)]

@@ -20,6 +20,7 @@ _OPEN_FIGURES: tuple[tuple[str, str, Callable[[OpenSample], float | None]], ...]
     ("capacity/s", ",.0f", lambda sample: sample.capacity),
     ("offered/s", ",.0f", lambda sample: sample.offered),
     ("in time ÷ capacity", ".1%", lambda sample: sample.goodput),
+    ("seen by the client", ".1%", lambda sample: sample.client_goodput),
     ("refused", ",.0f", lambda sample: sample.count("refused")),
     ("expired", ",.0f", lambda sample: sample.count("expired")),
     ("no answer", ",.0f", lambda sample: sample.count("unanswered")),

@@ -47,12 +47,25 @@ class OpenSample(msgspec.Struct, frozen=True):
 
     @property
     def goodput(self) -> float:
-        """Answered in time per second, as a share of capacity."""
-        return self.client.in_time / self.client.seconds / self.capacity
+        """Answered in time per second, as a share of capacity, judged at the server's write.
+
+        Without the server's count of late answers, the client's judgement has to stand in.
+        """
+        if self.late_at_server is None:
+            return self.client_goodput
+        return self._share(self.count("answered") - self.late_at_server)
+
+    @property
+    def client_goodput(self) -> float:
+        """The same as the client saw it: from the due time to the last byte of the reply."""
+        return self._share(self.client.in_time)
 
     def count(self, outcome: str) -> int:
         """How many requests ended so."""
         return self.client.outcomes.get(outcome, 0)
+
+    def _share(self, answers: float) -> float:
+        return answers / self.client.seconds / self.capacity
 
 
 class Results(msgspec.Struct):

@@ -44,14 +44,14 @@ def summarize(flight: Flight, seconds: float, deadline_s: float) -> OpenLoopRepo
     """Counts by outcome; in time means answered within the deadline, from the due time."""
     answered = flight.latencies("answered")
     in_time = sum(latency <= deadline_s for latency in answered)
-    rows = zip(flight.due, flight.ended, flight.outcome, strict=True)
-    good = [end for due, end, kind in rows if kind == "answered" and end - due <= deadline_s]
+    rows = zip(flight.ended, flight.outcome, strict=True)
+    last_answer = max((end for end, kind in rows if kind == "answered"), default=0.0)
     lags = sorted(at - due for due, at in zip(flight.due, flight.noticed, strict=True) if at)
     waits = (sent - at for at, sent in zip(flight.noticed, flight.sent, strict=True) if sent)
     return OpenLoopReport(
         scheduled=len(flight.due),
-        # Until the last good answer: answers after the last arrival must not raise the rate.
-        seconds=max([seconds, *good]),
+        # Until the last answer: those after the last arrival must not raise the rate.
+        seconds=max(seconds, last_answer),
         outcomes=dict(Counter(flight.outcome)),
         in_time=in_time,
         late=len(answered) - in_time,

@@ -92,9 +92,9 @@ def _open_loop(setting: Setting, results: Results) -> str:
         figures_tables.open_loop(results)
         + f"\n\nArrivals: {setting.arrivals}. The model's ms per row, timed alone: {costs}. "
         "Latency runs from the instant at which a request was due. Counts are medians of the "
-        "rounds. Capacity is the mean of a closed loop before and one after. Late at the "
-        f"server's write is `{LATE}` summed over the rounds; late at the client holds the "
-        "network and the client's own time as well."
+        "rounds. Capacity is the mean of a closed loop before and one after. In time "
+        f"is judged at the server's write by `{LATE}`, summed over the rounds; the client judges "
+        "from the due time to the last byte, network and its own time included."
     )
 
 

@@ -16,7 +16,7 @@ Time comes in as ``now`` (seconds, any monotonic origin). This module must never
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Generic
 
@@ -102,7 +102,7 @@ class BatchQueue(Generic[ItemT]):
         return None
 
     def _judge(self, key: Key, rows: int, bucket: list[Key] | None, now: float) -> Refusal | None:
-        """Admission by arithmetic: would this item, or one that it overtakes, miss its deadline?"""
+        """Admission by arithmetic: would this item, or one that it overtakes, miss its deadline (or nearly)?"""
         deadline_s = key[1]
         if deadline_s <= now:
             return Refusal(RefusalReason.DEADLINE_PASSED, 0.0)
@@ -117,7 +117,7 @@ class BatchQueue(Generic[ItemT]):
         overtakes = any(
             other[-1] > (key if other is bucket else head) for other in self._buckets.values()
         )
-        if overtakes and self._makes_late(key, now):
+        if overtakes and self._does_harm(key, now):
             return Refusal(RefusalReason.WOULD_MISS_DEADLINE, finish_s - now)
         return None
 
@@ -134,42 +134,66 @@ class BatchQueue(Generic[ItemT]):
                 ahead += before[3].rows - before[3].taken_rows if self._limits.batched else 1
         return ahead
 
-    def _makes_late(self, key: Key, now: float) -> bool:
-        """Whether the new item, or one in time until now that is not less urgent, would be late with it here."""
-        late = self._late(key[0], now, key)
-        return bool(late) and (key[2] in late or not late <= self._late(key[0], now))
+    def _does_harm(self, key: Key, now: float) -> bool:
+        """Whether the new item, or one of its level or above that was fine until now, would be late or tight."""
+        before: set[tuple[int, bool]] | None = None
+        for victim in self._late_or_tight(key[0], now, key):
+            if before is None:
+                before = set(self._late_or_tight(key[0], now))
+            if victim not in before:
+                return True
+        return False
 
-    def _late(self, level: int, now: float, newcomer: Key | None = None) -> set[int]:
-        """Who of this level or above would be late if nothing else came (as arrival numbers): the batches to come, one by one."""
+    def _late_or_tight(
+        self, level: int, now: float, newcomer: Key | None = None
+    ) -> Iterator[tuple[int, bool]]:
+        """Walk through the batches to come, and name who is in trouble: (arrival number, late or only tight).
+
+        Late: answered after its deadline. Tight: in time only if its batch leaves before it is as full as what
+        waits would make it. Overload must not admit these: each small batch makes the next item tight as well.
+        """
+        limits, predict_s = self._limits, self.service_time.predict_s
         queues = {name: list(bucket) for name, bucket in self._buckets.items()}
         if newcomer is not None:
             insort(queues.setdefault(newcomer[3].bucket, []), newcomer)
+        left = {
+            name: sum(key[3].rows - key[3].taken_rows for key in bucket)
+            for name, bucket in queues.items()
+        }
         free_s = [max(now, batch.started_s + batch.expected_s) for batch in self._running]
-        free_s += [now] * (self._limits.instances - len(free_s))
+        free_s += [now] * (limits.instances - len(free_s))
         taken: dict[int, int] = {}
-        late: set[int] = set()
         while queues:
             name = min(queues, key=lambda one: queues[one][0])
             start_s = min(free_s)
             parts, rows, _ = self._portion(queues[name], start_s, taken)
-            finish_s = start_s + self.service_time.predict_s(rows if self._limits.batched else 1)
-            free_s[free_s.index(start_s)] = finish_s
-            for item, _, end in parts:
-                taken[item.order] = end
-                if finish_s > item.deadline_s and item.priority <= level:
-                    late.add(item.order)
-            del queues[name][: _whole(parts)]
+            most = min(left[name], limits.max_batch_rows)
+            end_s = start_s + predict_s(rows if limits.batched else 1)
+            full_end_s = start_s + predict_s(most if limits.batched else 1)
+            for item, _, _ in parts:
+                if full_end_s > item.deadline_s and item.priority <= level:
+                    yield item.order, end_s > item.deadline_s
+            free_s[free_s.index(start_s)] = end_s
+            left[name] -= rows
+            whole = _whole(parts)
+            if whole < len(parts):
+                item, _, taken[item.order] = parts[-1]
+            del queues[name][:whole]
             if not queues[name]:
                 del queues[name]
-        return late
 
     def _finish_s(self, load: int, now: float) -> float:
-        """When the last of so many queued rows (requests, unbatched) would be answered, at the earliest."""
+        """When the last of so many queued rows (requests, unbatched) would be answered."""
         limits = self._limits
         room = limits.max_batch_rows if limits.batched else 1
         full, rest = divmod(load, room)
         if rest == 0 and full:
-            full, rest = full - 1, room
+            full -= 1
+        # The last batch grows while it waits: behind a full one it will be full too, else as much may come as runs.
+        if full:
+            rest = room
+        elif self._running:
+            rest = min(room, rest + max(batch.rows for batch in self._running))
         rounds, place = divmod(full, limits.instances)
         place -= limits.instances - len(self._running)  # the free instances come first
         start_s = now

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gateway.edge import grpc_wire
 from gateway.edge.grpc_methods import INFER_PATH, Method
-from gateway.edge.http_body import OFF_LOOP_FROM_BYTES, inflate
+from gateway.edge.http_body import inflate, inflate_small
 from gateway.edge.proto_codec import decode_infer, encode_prediction
 from gateway.edge.status import as_headrace_error
 from gateway.errors import ErrorCode, HeadraceError, invalid
@@ -132,12 +132,13 @@ class GrpcCall(Call[Prediction]):
                 raise invalid(
                     "the message is marked as compressed, but grpc-encoding does not say how"
                 )
-            if len(message) >= OFF_LOOP_FROM_BYTES:
+            expanded = inflate_small(message, "gzip", limit_bytes)
+            if expanded is None:
                 loop = asyncio.get_running_loop()
                 expanding = loop.run_in_executor(None, inflate, message, "gzip", limit_bytes)
                 expanding.add_done_callback(self._on_expanded)
                 return
-            message = inflate(message, "gzip", limit_bytes)
+            message = expanded
         except HeadraceError as error:
             self._fail(error)
             return

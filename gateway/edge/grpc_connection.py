@@ -258,8 +258,7 @@ class GrpcConnection(asyncio.Protocol):
             transport.abort()
             return
         if not self._pinged and silent_s > limits.keepalive_time_s:
-            self._h2.ping()
-            self._write_out()
+            self._say(self._h2.ping)
             self._touched = False  # our own ping is no sign of life
             self._pinged = True
         for call in list(self.calls.values()):
@@ -274,13 +273,18 @@ class GrpcConnection(asyncio.Protocol):
 
     def announce_shutdown(self) -> None:
         """GOAWAY with the highest id: nothing is refused yet, but the peer should go elsewhere."""
-        self._h2.send_shutdown_notice()
-        self.flush()
+        self._say(self._h2.send_shutdown_notice)
 
     def refuse_new_streams(self) -> None:
         """The final GOAWAY; closes as soon as the last call is answered."""
         self._refusing = True
-        self._h2.send_goaway()
+        self._say(self._h2.send_goaway)
+
+    def _say(self, frame: Callable[[], None]) -> None:
+        try:
+            frame()
+        except ngh2.NGH2Error:
+            self._closing = True  # the peer has said goodbye before us
         self.flush()
 
     def abort(self) -> None:

@@ -76,11 +76,6 @@ class GrpcFront:
             },
         )
 
-    def sweep(self, now: float) -> None:
-        """Cut connections and calls that have stalled."""
-        for connection in list(self.connections):
-            connection.sweep(now)
-
     def drain(self) -> None:
         """Tell every peer to take new calls elsewhere; calls under way are finished."""
         self.draining = True

@@ -16,6 +16,8 @@ from gateway.errors import ErrorCode, HeadraceError, invalid
 INFLATE_STEP_BYTES = 1024 * 1024
 OFF_LOOP_FROM_BYTES = 128 * 1024
 """Compressed bodies above this are expanded on a thread; zlib lets go of the interpreter lock while it works."""
+INLINE_EXPANDED_BYTES = 1024 * 1024
+"""So are smaller ones that expand beyond this: 64 KiB of zeros would hold the loop for a tenth of a second."""
 
 _WINDOW_BITS = {"gzip": 31, "deflate": 15}
 
@@ -61,13 +63,31 @@ async def expand(body: bytes, encoding: str, max_body_bytes: int) -> bytes:
             ErrorCode.UNIMPLEMENTED,
             f"content encoding '{encoding}' is not supported; use gzip, deflate or none",
         )
-    if len(body) < OFF_LOOP_FROM_BYTES:
-        return inflate(body, encoding, max_body_bytes)
+    expanded = inflate_small(body, encoding, max_body_bytes)
+    if expanded is not None:
+        return expanded
     return await asyncio.to_thread(inflate, body, encoding, max_body_bytes)
+
+
+def inflate_small(body: bytes, encoding: str, max_body_bytes: int) -> bytes | None:
+    """As ``inflate``, at once; None when that would hold the loop for too long."""
+    if len(body) >= OFF_LOOP_FROM_BYTES:
+        return None
+    if max_body_bytes <= INLINE_EXPANDED_BYTES:
+        return inflate(body, encoding, max_body_bytes)
+    return _expanded(body, encoding, INLINE_EXPANDED_BYTES)
 
 
 def inflate(body: bytes, encoding: str, max_body_bytes: int) -> bytes:
     """``body`` expanded; INVALID_ARGUMENT when it is broken, cut short, or expands beyond the limit."""
+    expanded = _expanded(body, encoding, max_body_bytes)
+    if expanded is None:
+        raise too_large(max_body_bytes)
+    return expanded
+
+
+def _expanded(body: bytes, encoding: str, max_body_bytes: int) -> bytes | None:
+    """None when it expands beyond the limit."""
     unpacker = zlib.decompressobj(_WINDOW_BITS[encoding])
     pieces: list[bytes] = []
     room_bytes = max_body_bytes
@@ -77,7 +97,7 @@ def inflate(body: bytes, encoding: str, max_body_bytes: int) -> bytes:
             piece = unpacker.decompress(data, min(INFLATE_STEP_BYTES, room_bytes + 1))
             room_bytes -= len(piece)
             if room_bytes < 0:
-                raise too_large(max_body_bytes)
+                return None
             pieces.append(piece)
             data = unpacker.unconsumed_tail
             if unpacker.eof or not (data or piece):

@@ -332,6 +332,10 @@ class FastLaneProtocol(HttpToolsProtocol):
         self.transport.write_eof()
         self.loop.call_later(LINGER_S, self.transport.close)
 
+    def abort(self) -> None:
+        """Cut the connection."""
+        self.transport.abort()
+
     # -- the sweeper's view -----------------------------------------------------------------------
 
     def sweep(self, now: float) -> None:

@@ -36,8 +36,14 @@ class Promise(Generic[ResultT]):
     def __await__(self) -> Generator[Promise[ResultT], None, ResultT]:
         if not self.settled:
             yield self
-        if self.error is not None:
-            raise self.error
+        error = self.error
+        if error is not None:
+            # The error will hold this frame: were it held in turn, the request would live until the next collection.
+            self.error = None
+            try:
+                raise error
+            finally:
+                del error
         assert self.settled, self
         return self.result  # type: ignore[return-value]  # settled without an error
 
@@ -102,7 +108,10 @@ class Call(ABC, Generic[ResultT]):
             error = raised
         else:
             coroutine.close()  # a hop may not go on after its caller has gone
-        self.finish(None, error)
+        try:
+            self.finish(None, error)
+        finally:
+            del error  # as in ``__await__``: no cycle through this frame
 
     @property
     def running(self) -> bool:

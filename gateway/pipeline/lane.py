@@ -163,6 +163,7 @@ class Lane:
             if self._run_cost.predict_s(batch.rows) <= self._inline_limit_s:
                 self._complete(batch, self._execute(batch), inline=True)
                 now = self._clock()
+                self._expire(now)
             else:
                 self._start(batch)
         self._arm_timer()
@@ -201,22 +202,29 @@ class Lane:
         """Give the instance back and say which tickets now have their outcome."""
         queue = self.queue
         ready: list[tuple[Ticket, Outcome]] = []
-        whole: dict[Ticket, Outcome] = {}
         for (ticket, first, end), outcome in zip(batch.parts, outcomes, strict=True):
             if isinstance(outcome, HeadraceError):
                 if queue.withdraw(ticket):
                     ready.append((ticket, outcome))
             elif end - first == ticket.rows:
-                whole[ticket] = outcome
+                ticket.outputs = outcome
             else:
                 ticket.add_piece(first, outcome)
         for ticket in queue.finished(batch, ended_s):
-            answer = whole.get(ticket)
-            ready.append((ticket, ticket.assemble() if answer is None else answer))
+            ready.append((ticket, ticket.outputs or self._assemble(ticket)))
         cost_s = ended_s - batch.started_s if self._thread_clock is None else batch.cost_s
         self._run_cost.observe(batch.rows, cost_s)
         self._meters.batch(batch, ended_s, inline=inline)
         return ready
+
+    def _assemble(self, ticket: Ticket) -> Outcome:
+        try:
+            return ticket.assemble()
+        except Exception as error:  # noqa: BLE001  its neighbours have their answers, and wait for them
+            return HeadraceError(
+                ErrorCode.INTERNAL,
+                f"model '{self.servable.name}' answered the parts of a request in shapes that do not join: {error}",
+            )
 
     def _settle(
         self, ready: list[tuple[Ticket, Outcome]], started_s: float, ended_s: float
@@ -227,6 +235,7 @@ class Lane:
         answered: list[tuple[float, float]] = []
         for ticket, outcome in ready:
             if isinstance(outcome, HeadraceError):
+                self._meters.shed("failed", 1)
                 self._settle_one(ticket, None, outcome)
             elif ticket.deadline_s == NO_DEADLINE_S:
                 self._settle_one(ticket, Prediction(servable, outcome), None)

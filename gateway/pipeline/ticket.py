@@ -19,7 +19,7 @@ from gateway.pipeline.call import Promise
 class Ticket(QueueItem, Promise[Prediction]):
     """One request inside a lane."""
 
-    __slots__ = ("_pieces", "error", "inputs", "received_s", "result", "settled", "waiter")
+    __slots__ = ("_pieces", "error", "inputs", "outputs", "received_s", "result", "settled", "waiter")
 
     def __init__(self, request: PredictRequest, bucket: Hashable) -> None:
         self.rows = request.rows
@@ -33,6 +33,8 @@ class Ticket(QueueItem, Promise[Prediction]):
         self.received_s = request.received_s
         self.waiter: Callable[[], None] | None = None
         self.settled = False
+        self.outputs: list[Tensor] | None = None
+        """The answer of a request that ran in one piece, until it is settled."""
         self._pieces: list[tuple[int, list[Tensor]]] | None = None
         self.result: Prediction | None = None
         self.error: BaseException | None = None
