@@ -7,6 +7,7 @@ keep a global, and every complaint names the key, where it came from, and what w
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ SettingsT = TypeVar("SettingsT", bound=msgspec.Struct)
 Sections = dict[str, dict[str, Any]]
 
 ENV_PREFIX = "HEADRACE_"
+_PATH = re.compile(r"\$\.(\w+)\.(\w+)")
+"""Where in the settings msgspec found a mistake."""
 
 
 class SettingsError(Exception):
@@ -33,15 +36,23 @@ def load(
 ) -> SettingsT:
     """The effective settings. Later sources win: file, environment, overrides."""
     known = known_keys(shape)
+    from_file = {} if file is None else _from_file(file, known)
+    from_environment = _from_environment(environment, known)
     merged: Sections = {section: {} for section in known}
-    if file is not None:
-        _merge(merged, _from_file(file, known))
-    _merge(merged, _from_environment(environment, known))
-    _merge(merged, overrides)
+    for source in (from_file, from_environment, overrides):
+        _merge(merged, source)
     try:
         return msgspec.convert(merged, shape, strict=False)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"settings: {error}") from None
+        section, key = (_PATH.findall(str(error)) or [("", "")])[0]
+        origin = "settings"
+        if key in overrides.get(section, {}):
+            origin = "command line"
+        elif key in from_environment.get(section, {}):
+            origin = _variable(section, key)
+        elif key in from_file.get(section, {}):
+            origin = str(file)
+        raise SettingsError(f"{origin}: {error}") from None
 
 
 def known_keys(shape: type[msgspec.Struct]) -> dict[str, list[str]]:
@@ -82,7 +93,7 @@ def _from_file(file: Path, known: dict[str, list[str]]) -> Sections:
 
 def _from_environment(environment: Mapping[str, str], known: dict[str, list[str]]) -> Sections:
     names = {
-        f"{ENV_PREFIX}{section}_{key}".upper(): (section, key)
+        _variable(section, key): (section, key)
         for section, keys in known.items()
         for key in keys
     }
@@ -95,6 +106,10 @@ def _from_environment(environment: Mapping[str, str], known: dict[str, list[str]
         section, key = names[variable]
         found.setdefault(section, {})[key] = value
     return found
+
+
+def _variable(section: str, key: str) -> str:
+    return f"{ENV_PREFIX}{section}_{key}".upper()
 
 
 def _hint(word: str, candidates: list[str]) -> str:

@@ -85,7 +85,7 @@ class GrpcLimits(msgspec.Struct, frozen=True):
     max_header_count: Count = 128
     """Of one call."""
     max_unread_bytes: Bytes = 64 * 1024 * 1024
-    """Answers that one peer may leave unread before it is cut off."""
+    """A peer that has more than this unread, and asks for more, is cut off."""
     reset_burst: Annotated[int, Meta(ge=0)] = 5000
     """Calls that a peer may cancel in one go …"""
     reset_per_s: Annotated[float, Meta(ge=0)] = 200.0

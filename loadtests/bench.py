@@ -50,6 +50,7 @@ def _bench(options: argparse.Namespace) -> int:
         open_seconds=options.open_seconds,
         arrivals=options.arrivals,
         patience_s=options.patience,
+        attempts=options.attempts,
     )
     cores = _claim_cores(options.server_core, options.load_core)
     setting = _setting(plan, cores)

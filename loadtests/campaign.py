@@ -5,18 +5,29 @@ fails is noted and the others go on. It must never run two servers at once.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from loadtests import closed_loop, cold_start, models, open_loop, pipeline_row, quiet, rows
+from loadtests import (
+    closed_loop,
+    cold_start,
+    core_meter,
+    models,
+    open_loop,
+    pipeline_row,
+    quiet,
+    rows,
+)
 from loadtests.failures import BenchError
-from loadtests.measured import Results
+from loadtests.measured import ClosedSample, OpenSample, Results
 from loadtests.progress import say
 from loadtests.server_process import ServerProcess, running
 from loadtests.servers import Kind
 from loadtests.workbench import Workbench
 
 _Row = TypeVar("_Row")
+_Sample = TypeVar("_Sample", ClosedSample, OpenSample)
 
 _NOT_INSTALLED = "headrace is not installed"
 
@@ -31,6 +42,7 @@ class Plan:
     open_seconds: float
     arrivals: str
     patience_s: float
+    attempts: int
 
 
 class Campaign:
@@ -50,10 +62,9 @@ class Campaign:
         for number in range(1, self._plan.rounds + 1):
             # The order turns with each round, so that no row always follows the same one.
             for row in _turned(closed, number):
-                self._attempt(row.name, row.server, number, self._closed(row, number))
+                self._closed(row, number)
             for open_row in _turned(overload, number):
-                attempt = self._open(open_row, number)
-                self._attempt(open_row.name, open_row.server, number, attempt)
+                self._open(open_row, number)
         if self._wanted(rows.COLD_START, "headrace"):
             self._cold_starts()
         if rows.PIPELINE in self._plan.names:
@@ -70,49 +81,55 @@ class Campaign:
         return True
 
     def _attempt(
-        self, name: str, kind: Kind, number: int, measure: Callable[[ServerProcess], str]
+        self,
+        row: rows.ClosedRow | rows.OpenRow,
+        number: int,
+        measure: Callable[[ServerProcess], _Sample],
+        kept: list[_Sample],
     ) -> None:
-        if name in self.results.failed:
+        """Keeps the least disturbed of some attempts: chosen by disturbance, never by result."""
+        if row.name in self.results.failed:
             return
-        bench, label = self._bench, f"round {number}/{self._plan.rounds} {name}"
-        self._settle(label)
-        try:
-            command = bench.servers.command(kind)
-            with running(kind, command, bench.server_core, bench.logs) as server:
-                say(f"{label}: {measure(server)}")
-        except BenchError as problem:
-            self.results.failed[name] = str(problem)
-            say(f"{label}: FAILED, {problem}")
+        label, tried = f"round {number}/{self._plan.rounds} {row.name}", list[_Sample]()
+        for _ in range(self._plan.attempts):
+            self._settle(label)
+            try:
+                with self._server(row.server) as server:
+                    tried.append(measure(server))
+            except BenchError as problem:
+                self.results.failed[row.name] = str(problem)
+                say(f"{label}: FAILED, {problem}")
+                return
+            say(f"{label}: {tried[-1].summary}")
+            if tried[-1].foreign_core <= core_meter.DISTURBED:
+                break
+        tried.sort(key=lambda sample: sample.foreign_core)
+        kept.append(tried[0])
+        self.results.set_aside += tried[1:]
+
+    def _server(self, kind: Kind) -> AbstractContextManager[ServerProcess]:
+        bench = self._bench
+        return running(kind, bench.servers.command(kind), bench.server_core, bench.logs)
 
     def _settle(self, label: str) -> None:
         cores, patience = (self._bench.server_core, self._bench.load_core), self._plan.patience_s
         if patience and not quiet.wait(cores, patience):
             say(f"{label}: the machine is still busy after {patience:g} s, measuring anyway")
 
-    def _closed(self, row: rows.ClosedRow, number: int) -> Callable[[ServerProcess], str]:
-        def measure(server: ServerProcess) -> str:
-            sample = closed_loop.measure(self._bench, server, row, number, self._plan.seconds)
-            self.results.closed.append(sample)
-            return (
-                f"{sample.per_second:,.0f}/s, p50 {sample.p50_us:,.0f} µs, p99 "
-                f"{sample.p99_us:,.0f} µs, CPU {sample.cpu_us:.1f} µs, "
-                f"others on a core {sample.foreign_core:.0%}"
-            )
+    def _closed(self, row: rows.ClosedRow, number: int) -> None:
+        def measure(server: ServerProcess) -> ClosedSample:
+            return closed_loop.measure(self._bench, server, row, number, self._plan.seconds)
 
-        return measure
+        self._attempt(row, number, measure, self.results.closed)
 
-    def _open(self, row: rows.OpenRow, number: int) -> Callable[[ServerProcess], str]:
-        def measure(server: ServerProcess) -> str:
-            sample = open_loop.measure(
-                self._bench, server, row, number, self._plan.open_seconds, self._plan.arrivals
-            )
-            self.results.open_loop.append(sample)
-            return (
-                f"capacity {sample.capacity:,.0f}/s, offered {sample.offered:,.0f}/s, in time "
-                f"{sample.goodput:.0%} of capacity, outcomes {sample.client.outcomes}"
-            )
+    def _open(self, row: rows.OpenRow, number: int) -> None:
+        plan = self._plan
 
-        return measure
+        def measure(server: ServerProcess) -> OpenSample:
+            seconds, arrivals = plan.open_seconds, plan.arrivals
+            return open_loop.measure(self._bench, server, row, number, seconds, arrivals)
+
+        self._attempt(row, number, measure, self.results.open_loop)
 
     def _check_heavy(self) -> None:
         path = models.model_path(self._bench.servers.repository, models.HEAVY)

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from loadtests import process_tree
 from loadtests.server_process import ServerProcess
 
+# Above this share of a core, others disturb a measurement.
+DISTURBED = 0.10
+
 
 @dataclass(frozen=True, slots=True)
 class CoreUse:

@@ -25,6 +25,14 @@ class ClosedSample(msgspec.Struct, frozen=True):
     foreign_core: float
     resident_mb: float
 
+    @property
+    def summary(self) -> str:
+        """One line of progress."""
+        return (
+            f"{self.per_second:,.0f}/s, p50 {self.p50_us:,.0f} µs, p99 {self.p99_us:,.0f} µs, "
+            f"CPU {self.cpu_us:.1f} µs, others on a core {self.foreign_core:.0%}"
+        )
+
 
 class OpenSample(msgspec.Struct, frozen=True):
     """One open-loop row in one round."""
@@ -64,6 +72,15 @@ class OpenSample(msgspec.Struct, frozen=True):
         """How many requests ended so."""
         return self.client.outcomes.get(outcome, 0)
 
+    @property
+    def summary(self) -> str:
+        """One line of progress."""
+        return (
+            f"capacity {self.capacity:,.0f}/s, offered {self.offered:,.0f}/s, in time "
+            f"{self.goodput:.0%} of capacity, outcomes {self.client.outcomes}, "
+            f"others on a core {self.foreign_core:.0%}"
+        )
+
     def _share(self, answers: float) -> float:
         return answers / self.client.seconds / self.capacity
 
@@ -73,6 +90,8 @@ class Results(msgspec.Struct):
 
     closed: list[ClosedSample] = []
     open_loop: list[OpenSample] = []
+    # Attempts that others disturbed more than the one that was kept.
+    set_aside: list[ClosedSample | OpenSample] = []
     cold_start_s: list[float] = []
     pipeline_us: dict[str, float] = {}
     heavy_row_ms: dict[int, float] = {}

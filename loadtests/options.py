@@ -58,6 +58,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="before each row, wait at most this long for idle cores (%(default)s)",
     )
+    what.add_argument(
+        "--attempts",
+        type=_count,
+        default=1,
+        help="measure a row again while others use the cores; keep the least disturbed (%(default)s)",
+    )
     where = made.add_argument_group("where it runs")
     where.add_argument("--server-core", type=int, default=0, help="(%(default)s)")
     where.add_argument("--load-core", type=int, default=1, help="(%(default)s)")

@@ -9,14 +9,12 @@ from pathlib import Path
 import msgspec
 
 from loadtests import figures_tables, verdict
+from loadtests.core_meter import DISTURBED
 from loadtests.figures_tables import table
 from loadtests.measured import Results, median
 from loadtests.server_metrics import LATE
 
 _MARKS = {"pass": "pass", "short": "**short**", "not measured": "*not measured*"}
-
-
-_DISTURBED = 0.10
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -53,13 +51,13 @@ def verdict_table(verdicts: list[verdict.Verdict]) -> str:
 def busy_note(results: Results) -> str:
     """How many samples were disturbed, so that a reader knows what to believe."""
     shares = results.foreign_shares()
-    busy = sum(share > _DISTURBED for share in shares)
+    busy = sum(share > DISTURBED for share in shares)
     if not busy:
         return ""
     return (
         f"{busy} of {len(shares)} samples were taken while others used more than "
-        f"{_DISTURBED:.0%} of one of the two cores: repeat on a quiet machine before judging "
-        "latencies and goodput by them."
+        f"{DISTURBED:.0%} of one of the two cores: repeat on a quiet machine, or with --patience "
+        "and --attempts, before judging by them."
     )
 
 
@@ -68,8 +66,8 @@ def _page(setting: Setting, results: Results) -> Iterable[str]:
     yield (
         f"Medians of {setting.rounds} interleaved rounds, {setting.seconds:g} s per closed-loop "
         f"row, {setting.open_seconds:g} s per open-loop row. {setting.cores}. CPU is user plus "
-        "system time of the server's whole process tree over the load; it is the steady figure, "
-        "rates and latencies follow the mood of the machine."
+        "system time of the server's whole process tree over the load; it is the steadiest "
+        "figure, rates and latencies follow the mood of the machine."
     )
     if results.closed:
         yield "## A fixed number of requests in flight\n\n" + figures_tables.closed(results)

@@ -7,6 +7,8 @@ Rules that hold after every call:
 * Rows of different shapes never meet in a batch; each shape has its own bucket, the most urgent head goes first.
 * Inside a bucket: priority level, then earliest deadline, then arrival.
 * What cannot finish before its deadline is refused in ``offer``; what no longer can is returned by ``expire``.
+* Nobody is let in who would make an admitted item of its level late, or who leaves a batch that fills up while it
+  waits no time to run: under overload, batches that leave early and small would cost the servable its throughput.
 * Limits are exact: the counts below are of live items only.
 * Every item ends exactly once: completed, expired, or withdrawn. A running batch never depends on its members.
 
@@ -16,7 +18,7 @@ Time comes in as ``now`` (seconds, any monotonic origin). This module must never
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping
 from math import inf
 from typing import Generic
 
@@ -32,7 +34,15 @@ from gateway.core.batch import (
     Refusal,
     RefusalReason,
 )
+from gateway.core.forecast import finish_s, late_or_tight, next_batch, whole_members
 from gateway.core.service_time import ServiceTime
+
+NOTHING_TAKEN: Mapping[int, int] = {}
+DOUBT_AFTER_RUNS = 10.0
+"""After this many predicted runs without one, a lane doubts its prediction and tries a request that it would refuse.
+
+Otherwise a model that was slow once would be refused work for ever, and never show that it has recovered.
+"""
 
 
 class BatchQueue(Generic[ItemT]):
@@ -44,7 +54,9 @@ class BatchQueue(Generic[ItemT]):
         "_closed",
         "_deadlines",
         "_limits",
+        "_ran_s",
         "_running",
+        "_troubled",
         "queued_requests",
         "queued_rows",
         "service_time",
@@ -56,7 +68,9 @@ class BatchQueue(Generic[ItemT]):
         self._buckets: dict[Hashable, list[Key]] = {}
         self._deadlines: list[tuple[float, int, ItemT]] = []
         self._running: list[Batch[ItemT]] = []
+        self._troubled: dict[int, set[tuple[QueueItem, bool]]] = {}
         self._arrivals = 0
+        self._ran_s = inf
         self._closed = False
         self.queued_requests = 0
         self.queued_rows = 0
@@ -97,6 +111,7 @@ class BatchQueue(Generic[ItemT]):
         else:
             insort(bucket, key)
         item.state = ItemState.QUEUED
+        self._troubled.clear()
         self.queued_requests += 1
         self.queued_rows += rows
         return None
@@ -112,14 +127,23 @@ class BatchQueue(Generic[ItemT]):
         if finish_s > deadline_s:
             # Behind everything it would be late; but it may stand before some of what is queued.
             ahead = self._load_before(key, head, bucket)
-            if self._finish_s(ahead + load, now) > deadline_s:
+            too_late = self._finish_s(ahead + load, now) > deadline_s
+            if too_late and (self.queued_requests or not self._doubts(now)):
                 return Refusal(RefusalReason.WOULD_MISS_DEADLINE, finish_s - deadline_s)
-        overtakes = any(
-            other[-1] > (key if other is bucket else head) for other in self._buckets.values()
-        )
+        overtakes = bucket is not None and bucket[-1] > key
+        if len(self._buckets) > (bucket is not None) and not overtakes:
+            overtakes = any(one[-1] > head for one in self._buckets.values() if one is not bucket)
         if overtakes and self._does_harm(key, now):
             return Refusal(RefusalReason.WOULD_MISS_DEADLINE, finish_s - now)
         return None
+
+    def _doubts(self, now: float) -> bool:
+        """Whether nothing has run for so long that what was learned may be of another time."""
+        if self._running:
+            return False
+        if self._ran_s == inf:
+            self._ran_s = now
+        return now - self._ran_s > DOUBT_AFTER_RUNS * self.service_time.predict_s(1)
 
     @property
     def _queued_load(self) -> int:
@@ -134,74 +158,27 @@ class BatchQueue(Generic[ItemT]):
                 ahead += before[3].rows - before[3].taken_rows if self._limits.batched else 1
         return ahead
 
-    def _does_harm(self, key: Key, now: float) -> bool:
+    def _does_harm(self, newcomer: Key, now: float) -> bool:
         """Whether the new item, or one of its level or above that was fine until now, would be late or tight."""
-        before: set[tuple[int, bool]] | None = None
-        for victim in self._late_or_tight(key[0], now, key):
-            if before is None:
-                before = set(self._late_or_tight(key[0], now))
-            if victim not in before:
+        queues = {name: list(bucket) for name, bucket in self._buckets.items()}
+        insort(queues.setdefault(newcomer[3].bucket, []), newcomer)
+        level = newcomer[0]
+        for trouble in self._late_or_tight(queues, now, level):
+            if level not in self._troubled:
+                # Remembered until the queue changes: overload refuses many in a row.
+                as_it_is = {name: list(bucket) for name, bucket in self._buckets.items()}
+                self._troubled[level] = set(self._late_or_tight(as_it_is, now, level))
+            if trouble not in self._troubled[level]:
                 return True
         return False
 
     def _late_or_tight(
-        self, level: int, now: float, newcomer: Key | None = None
-    ) -> Iterator[tuple[int, bool]]:
-        """Walk through the batches to come, and name who is in trouble: (arrival number, late or only tight).
-
-        Late: answered after its deadline. Tight: in time only if its batch leaves before it is as full as what
-        waits would make it. Overload must not admit these: each small batch makes the next item tight as well.
-        """
-        limits, predict_s = self._limits, self.service_time.predict_s
-        queues = {name: list(bucket) for name, bucket in self._buckets.items()}
-        if newcomer is not None:
-            insort(queues.setdefault(newcomer[3].bucket, []), newcomer)
-        left = {
-            name: sum(key[3].rows - key[3].taken_rows for key in bucket)
-            for name, bucket in queues.items()
-        }
-        free_s = [max(now, batch.started_s + batch.expected_s) for batch in self._running]
-        free_s += [now] * (limits.instances - len(free_s))
-        taken: dict[int, int] = {}
-        while queues:
-            name = min(queues, key=lambda one: queues[one][0])
-            start_s = min(free_s)
-            parts, rows, _ = self._portion(queues[name], start_s, taken)
-            most = min(left[name], limits.max_batch_rows)
-            end_s = start_s + predict_s(rows if limits.batched else 1)
-            full_end_s = start_s + predict_s(most if limits.batched else 1)
-            for item, _, _ in parts:
-                if full_end_s > item.deadline_s and item.priority <= level:
-                    yield item.order, end_s > item.deadline_s
-            free_s[free_s.index(start_s)] = end_s
-            left[name] -= rows
-            whole = _whole(parts)
-            if whole < len(parts):
-                item, _, taken[item.order] = parts[-1]
-            del queues[name][:whole]
-            if not queues[name]:
-                del queues[name]
+        self, queues: dict[Hashable, list[Key]], now: float, level: int
+    ) -> Iterator[tuple[QueueItem, bool]]:
+        return late_or_tight(queues, now, self._limits, self.service_time, self._running, level)
 
     def _finish_s(self, load: int, now: float) -> float:
-        """When the last of so many queued rows (requests, unbatched) would be answered."""
-        limits = self._limits
-        room = limits.max_batch_rows if limits.batched else 1
-        full, rest = divmod(load, room)
-        if rest == 0 and full:
-            full -= 1
-        # The last batch grows while it waits: behind a full one it will be full too, else as much may come as runs.
-        if full:
-            rest = room
-        elif self._running:
-            rest = min(room, rest + max(batch.rows for batch in self._running))
-        rounds, place = divmod(full, limits.instances)
-        place -= limits.instances - len(self._running)  # the free instances come first
-        start_s = now
-        if place >= 0:
-            ends_s = sorted(batch.started_s + batch.expected_s for batch in self._running)
-            start_s = max(now, ends_s[place])
-        predict_s = self.service_time.predict_s
-        return start_s + rounds * predict_s(room) + predict_s(rest)
+        return finish_s(load, now, self._limits, self.service_time, self._running)
 
     # -- leaving ----------------------------------------------------------------------------------
 
@@ -216,8 +193,9 @@ class BatchQueue(Generic[ItemT]):
         batch.reason = self._fill(batch, bucket, now) or reason
         if not bucket:
             del self._buckets[bucket_key]
-        batch.expected_s = self.service_time.predict_s(batch.rows)
+        batch.expected_s = self.service_time.predict_s(batch.rows if self._limits.batched else 1)
         self._running.append(batch)
+        self._troubled.clear()
         return batch
 
     def _most_urgent(self, now: float) -> tuple[Hashable, list[Key] | None, BatchReason]:
@@ -254,59 +232,17 @@ class BatchQueue(Generic[ItemT]):
 
     def _fill(self, batch: Batch[ItemT], bucket: list[Key], now: float) -> BatchReason | None:
         """Move members from the bucket into the batch; says why it stopped early, None when the bucket is empty."""
-        batch.parts, batch.rows, why = self._portion(bucket, now, {})
+        batch.parts, batch.rows, why = next_batch(
+            bucket, now, self._limits, self.service_time, NOTHING_TAKEN
+        )
         for item, _, end in batch.parts:
             item.taken_rows = end
             item.state = ItemState.RUNNING
-        whole = _whole(batch.parts)
+        whole = whole_members(batch.parts)
         del bucket[:whole]
         self.queued_rows -= batch.rows
         self.queued_requests -= whole
         return why
-
-    def _portion(
-        self, bucket: list[Key], now: float, taken: Mapping[int, int]
-    ) -> tuple[list[tuple[ItemT, int, int]], int, BatchReason | None]:
-        """The members of a batch that starts now, their rows, and why it stops there; moves nothing.
-
-        ``taken`` overrules how many rows of an item have left already (by arrival number).
-        """
-        limits = self._limits
-        room = limits.max_batch_rows
-        parts: list[tuple[ItemT, int, int]] = []
-        rows = 0
-        earliest_s = inf
-        why: BatchReason | None = None
-        for key in bucket:
-            item: ItemT = key[3]
-            first = taken.get(item.order, item.taken_rows)
-            wanted = item.rows - first
-            if not limits.batched:
-                parts.append((item, 0, wanted))
-                rows = wanted
-                break
-            if wanted > room - rows:
-                why = BatchReason.FULL
-                # Only what is larger than a whole batch is cut; everything else stays in one piece.
-                if item.rows <= room or rows == room:
-                    break
-                wanted = room - rows
-            if item.deadline_s < earliest_s:
-                earliest_s = item.deadline_s
-            if (
-                parts
-                and earliest_s != inf
-                and now + self.service_time.predict_s(rows + wanted) > earliest_s
-            ):
-                why = BatchReason.DEADLINE
-                break
-            parts.append((item, first, first + wanted))
-            rows += wanted
-            if first + wanted < item.rows:
-                break
-        if why is None and rows == room:
-            why = BatchReason.FULL
-        return parts, rows, why
 
     def finished(self, batch: Batch[ItemT], now: float) -> list[ItemT]:
         """Free the batch's instance, learn from it, and return the members that are now complete.
@@ -314,6 +250,8 @@ class BatchQueue(Generic[ItemT]):
         Members that ended meanwhile (expired, withdrawn) are not returned: their rows are thrown away.
         """
         self._running.remove(batch)
+        self._troubled.clear()
+        self._ran_s = now
         self.service_time.observe(batch.rows if self._limits.batched else 1, now - batch.started_s)
         complete: list[ItemT] = []
         for item, first, end in batch.parts:
@@ -330,12 +268,17 @@ class BatchQueue(Generic[ItemT]):
         expired: list[ItemT] = []
         if not self._deadlines:
             return expired
-        hopeless_s = now + self.service_time.predict_s(1)
+        predict_s = self.service_time.predict_s
+        room = self._limits.max_batch_rows if self._limits.batched else 1
+        safe_s = now if self._doubts(now) else now + predict_s(room)
         for deadline_s, _, item in self._deadlines:
-            if deadline_s > hopeless_s:
+            if deadline_s >= safe_s and deadline_s > now:
                 break
             # What runs already has until its deadline; what only waits is not worth starting.
-            if deadline_s <= now or item.state == ItemState.QUEUED:
+            if deadline_s <= now or (
+                item.state == ItemState.QUEUED
+                and deadline_s < now + predict_s(min(item.rows, room))
+            ):
                 expired.append(item)
         for item in expired:
             self.withdraw(item)
@@ -345,6 +288,7 @@ class BatchQueue(Generic[ItemT]):
         """End an item early, wherever it is; False when it had ended already. Its batch runs on without it."""
         if item.state in (ItemState.ENDED, ItemState.NEW):
             return False
+        self._troubled.clear()
         left_rows = item.rows - item.taken_rows
         if left_rows:
             bucket = self._buckets[item.bucket]
@@ -404,9 +348,3 @@ class BatchQueue(Generic[ItemT]):
             f"BatchQueue({self.queued_requests} requests, {self.queued_rows} rows, "
             f"{len(self._running)}/{self._limits.instances} running{', closed' if self._closed else ''})"
         )
-
-
-def _whole(parts: Sequence[tuple[QueueItem, int, int]]) -> int:
-    """How many members leave the queue with this batch; only the last may be cut."""
-    item, _, end = parts[-1]
-    return len(parts) - (end < item.rows)

@@ -26,10 +26,12 @@ from ngh2.events import (
 from gateway.edge import grpc_wire
 from gateway.edge.grpc_call import GrpcCall
 from gateway.edge.grpc_front import GrpcFront
-from gateway.errors import ErrorCode, HeadraceError
+from gateway.errors import ErrorCode, HeadraceError, invalid
 
 RESERVE_FROM_BYTES = 64 * 1024
 ENHANCE_YOUR_CALM = 0x0B
+LEAST_FIELD_BYTES = 32
+"""What any header field counts at least (RFC 9113, section 10.5.1)."""
 NO_LIMIT = (1_000_000, 1_000_000)
 """ngh2's own reset limit answers a storm of client deadlines with GOAWAY; ``_count_reset`` bounds resets instead."""
 
@@ -46,7 +48,8 @@ class GrpcConnection(asyncio.Protocol):
             ngh2.Configuration(
                 stream_reset_rate_limit=NO_LIMIT,
                 max_inbound_header_list_size=limits.max_header_list_bytes,
-                max_inbound_header_count=limits.max_header_count,
+                # Too many fields fail their call, in ``_on_request``; here they would fail the connection.
+                max_inbound_header_count=limits.max_header_list_bytes // LEAST_FIELD_BYTES,
             ),
         )
         self._transport: asyncio.Transport | None = None
@@ -58,6 +61,7 @@ class GrpcConnection(asyncio.Protocol):
         self._greeted = False
         self._resets = 0
         self._answers = 0
+        self._offered_bytes = self._taken_bytes = 0
         self._opened_s = self._heard_s = self._progress_s = front.clock()
         self._touched = True
         self._pinged = False
@@ -112,11 +116,15 @@ class GrpcConnection(asyncio.Protocol):
                 handler = _HANDLERS.get(type(event))
                 if handler is not None:
                     handler(self, event)
+        except ngh2.DenialOfServiceError:
+            self._cut(ENHANCE_YOUR_CALM)
         except ngh2.NGH2Error:
             self._closing = True  # libnghttp2 has queued a GOAWAY that says why
         finally:
             self._receiving = False
         self.flush()
+        if not self._closing and not h2.want_read and self._transport is not None:
+            self._transport.close()  # a GOAWAY has gone out or come in, and no call is under way
 
     def flush(self) -> None:
         """Write everything that libnghttp2 has ready."""
@@ -129,8 +137,21 @@ class GrpcConnection(asyncio.Protocol):
         if self._closing or (self._refusing and not self.calls and not self._h2.want_write):
             transport.close()
 
+    def _cut(self, error_code: int) -> None:
+        """Close a connection on which libnghttp2 refuses to say another word: the GOAWAY is ours."""
+        self._closing = True
+        if self._transport is not None:
+            self._transport.write(grpc_wire.goaway(error_code))
+            self._transport.close()
+        for call in list(self.calls.values()):
+            call.abandon()
+        self.calls.clear()
+
     def _write_out(self) -> None:
-        data = self._h2.data_to_send()
+        try:
+            data = self._h2.data_to_send()
+        except ngh2.NGH2Error:
+            return  # it was cut
         if data and self._transport is not None:
             self._touched = True
             self._transport.write(data)
@@ -150,6 +171,8 @@ class GrpcConnection(asyncio.Protocol):
             self._end(call, grpc_wire.NOT_GRPC_HEADERS)
             return
         try:
+            if len(event.headers) > self.front.limits.max_header_count:
+                raise invalid(f"more than {self.front.limits.max_header_count} header fields")
             call.open(headers)
         except HeadraceError as error:
             self.answer_error(call, error)
@@ -204,7 +227,11 @@ class GrpcConnection(asyncio.Protocol):
         """Headers, the message and an OK status."""
         call.answered = True
         self._answers += 1
+        self._offered_bytes += len(message)
         h2, stream_id = self._h2, call.stream_id
+        if h2.queued_body_size() > self.front.limits.max_unread_bytes:
+            self.abort()  # with so much unread, it asks for more
+            return
         self.calls.pop(stream_id, None)
         try:
             h2.send_response(stream_id, grpc_wire.OK_HEADERS)
@@ -246,9 +273,11 @@ class GrpcConnection(asyncio.Protocol):
             self._heard_s = now
         silent_s = now - self._heard_s
         unread_bytes = self._h2.queued_body_size() + transport.get_write_buffer_size()
-        if unread_bytes > limits.max_unread_bytes or (
-            unread_bytes and silent_s > limits.write_stall_timeout_s
-        ):
+        taken_bytes = self._offered_bytes - unread_bytes
+        if not unread_bytes or taken_bytes > self._taken_bytes:
+            self._taken_bytes = taken_bytes
+            self._progress_s = now
+        elif now - self._progress_s > limits.write_stall_timeout_s:
             transport.abort()
             return
         if not self._greeted and now - self._opened_s > limits.preface_timeout_s:

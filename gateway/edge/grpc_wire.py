@@ -40,12 +40,17 @@ def frame(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
+def goaway(error_code: int) -> bytes:
+    """A GOAWAY frame without a last stream: the peer cannot tell what was answered (RFC 9113, section 6.8)."""
+    return b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0" + error_code.to_bytes(4, "big")
+
+
 def error_headers(error: HeadraceError) -> Headers:
     """A trailers-only answer: the status, a readable message, and when to try again."""
     headers = [
         *OK_HEADERS,
         (b"grpc-status", str(GRPC_STATUS[error.code]).encode()),
-        (b"grpc-message", quote(error.message[:1024], safe=_PLAIN).encode()),
+        (b"grpc-message", quote(error.message[:1024], safe=_PLAIN, errors="replace").encode()),
     ]
     if error.retry_after_s is not None:
         headers.append(

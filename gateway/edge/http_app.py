@@ -109,10 +109,7 @@ class DataRoutes:
             failure = asyncio.CancelledError()
         except HeadraceError as error:
             failure = error
-        reply = front.reply(plan, decoded, encoding, prediction, failure)
-        if failure is not None:
-            failure.__traceback__ = None  # it leads to frames that hold the body and the failure itself
-        return _response(reply)
+        return _response(front.reply(plan, decoded, encoding, prediction, failure))
 
     async def _body(self, request: Request) -> bytes:
         limit_bytes = self._front.limits.max_body_bytes

@@ -50,7 +50,7 @@ async def read_body(
 def too_large(max_body_bytes: int) -> HeadraceError:
     """The refusal for a body above the limit."""
     return invalid(
-        f"the body is larger than the {max_body_bytes} bytes that this server takes (limits.max_body_bytes)"
+        f"the body is larger than the {max_body_bytes} bytes that this server takes (http.max_body_bytes)"
     )
 
 

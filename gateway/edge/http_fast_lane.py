@@ -17,10 +17,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.edge.http_front import HttpFront, Reply, error_reply, serialize
-from gateway.edge.infer_head import InferPlan, content_length, plan_of_head
+from gateway.edge.infer_head import InferPlan, content_length, plan_of_head, without_upgrade
 from gateway.edge.json_codec import OutputEncoding, decode_infer, encode_error
 from gateway.errors import ErrorCode, HeadraceError, invalid
 from gateway.messages import Prediction, PredictRequest
@@ -97,17 +97,19 @@ class FastLaneProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._plan: InferPlan | None = None  # of the message that is being received in the lane
         self._chunks: list[bytes] = []
-        self._missing_bytes = (
-            0  # of a body whose head was remembered: llhttp does not see such a message at all
-        )
+        # Of a body whose head was remembered: llhttp does not see such a message at all.
+        self._missing_bytes = 0
         self._reserved_bytes = 0
-        self._call: LaneCall | None = None
+        # Of several pipelined requests the one that runs; ``cycle`` is the last one.
+        self._running: LaneCall | RequestResponseCycle | None = None
         self._head: bytes | None = None
         self._at_boundary = True
         self._in_headers = False
         self._header_bytes = 0
+        self._unwanted_bytes = 0  # of a body whose request has its answer already
         self._discarding = False
         self._touched = True
+        self._unread_bytes = 0
         self._since_s = 0.0
         self._idle_since_s = self.front.clock()
 
@@ -123,10 +125,12 @@ class FastLaneProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._forget_body()
-        call = self._call
-        if call is not None and not call.response_complete:
-            call.disconnected = True
-            call.cancel()
+        running = self._running
+        if running is not None and not running.response_complete:
+            running.disconnected = True
+            running.message_event.set()
+            if isinstance(running, LaneCall):
+                running.cancel()
 
     def pause_writing(self) -> None:
         """The peer does not read: stop reading from it, so that its unread answers stay bounded."""
@@ -141,6 +145,9 @@ class FastLaneProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Close now if nothing is under way; otherwise the answer that is under way closes."""
+        if self._is_answered_early:
+            self._linger()
+            return
         if not self._at_boundary or self._missing_bytes:
             return  # a request is still arriving: its answer will say "connection: close"
         super().shutdown()
@@ -174,6 +181,7 @@ class FastLaneProtocol(HttpToolsProtocol):
                         return
                 else:
                     self._head = head
+                    data = without_upgrade(data, end)
         self._parse(data)
 
     def _parse(self, data: bytes) -> None:
@@ -232,6 +240,7 @@ class FastLaneProtocol(HttpToolsProtocol):
         self._at_boundary = False
         self._in_headers = True
         self._header_bytes = 0
+        self._unwanted_bytes = 0
         self._since_s = self.front.clock()
 
     def on_headers_complete(self) -> None:
@@ -257,10 +266,15 @@ class FastLaneProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         if self._discarding:
             return
-        if self._plan is None:
-            super().on_body(body)
-        else:
+        if self._plan is not None:
             self._keep_chunk(body)
+        elif self._is_answered_early:
+            # The answer did not need the rest: take it, so that the connection stays of use, but not for ever.
+            self._unwanted_bytes += len(body)
+            if self._unwanted_bytes > self.front.limits.max_body_bytes:
+                self._linger()
+        else:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._at_boundary = True
@@ -274,6 +288,13 @@ class FastLaneProtocol(HttpToolsProtocol):
         self._forget_body()
         self._serve(plan, body)
 
+    @property
+    def _is_answered_early(self) -> bool:
+        """Whether the request whose body is arriving has had its answer; only the ASGI route answers that early."""
+        if self._at_boundary or self._in_headers or self._plan is not None:
+            return False
+        return self.cycle is not None and self.cycle.response_complete
+
     def _lane_plan(self) -> InferPlan | None:
         """The plan of the request whose headers are complete, if it may take the lane."""
         if self.cycle is not None and not self.cycle.response_complete:
@@ -285,9 +306,13 @@ class FastLaneProtocol(HttpToolsProtocol):
 
     # -- answering --------------------------------------------------------------------------------
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
     def _serve(self, plan: InferPlan, body: bytes) -> None:
         self.front.metrics.http_paths["fast_lane"] += 1
-        self._call = call = LaneCall(self, plan)
+        self._running = call = LaneCall(self, plan)
         self.cycle = call  # type: ignore[assignment]  # plays the part: see the module's docstring
         call.serve(body)
 
@@ -314,6 +339,9 @@ class FastLaneProtocol(HttpToolsProtocol):
         """
         if self._discarding or self.transport.is_closing():
             return
+        if self._is_answered_early:
+            self._linger()  # a second answer would look like that of the next request
+            return
         self._discarding = True
         self._forget_body()
         cycle = self.cycle
@@ -321,19 +349,21 @@ class FastLaneProtocol(HttpToolsProtocol):
             if isinstance(cycle, LaneCall) or cycle.response_started or self.pipeline:
                 self.transport.close()  # an error here would look like the answer of the call that is running
                 return
-            cycle.disconnected = (
-                True  # the application waits for the rest of a body that will not come
-            )
+            cycle.disconnected = True  # the application waits for a body that will not come
             cycle.message_event.set()
         reply = error_reply(error)
         if status is not None:
             reply = Reply(status, reply.headers, encode_error(error.message))
         self.transport.write(serialize(reply, close=True))
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close, but throw away what still arrives for a moment."""
+        self._discarding = True
         self.transport.write_eof()
         self.loop.call_later(LINGER_S, self.transport.close)
 
     def abort(self) -> None:
-        """Cut the connection."""
         self.transport.abort()
 
     # -- the sweeper's view -----------------------------------------------------------------------
@@ -341,7 +371,9 @@ class FastLaneProtocol(HttpToolsProtocol):
     def sweep(self, now: float) -> None:
         """Called about once a second: cut what has stalled. One rule for each way to hold a connection for nothing."""
         limits = self.front.limits
-        if self._touched:
+        unread_bytes, before_bytes = self.transport.get_write_buffer_size(), self._unread_bytes
+        self._unread_bytes = unread_bytes
+        if self._touched or unread_bytes < before_bytes:
             self._touched = False
             self._idle_since_s = now
         idle_s = now - self._idle_since_s
@@ -358,9 +390,7 @@ class FastLaneProtocol(HttpToolsProtocol):
                     ),
                     status=408,
                 )
-        elif self.cycle is not None and not self.cycle.response_complete:
-            return
-        elif idle_s > limits.keep_alive_s:
+        elif idle_s > limits.keep_alive_s and (self.cycle is None or self.cycle.response_complete):
             self.transport.close()
 
 

@@ -18,6 +18,7 @@ MAX_HEAD_BYTES = 2048
 
 _UNUSUAL = frozenset({b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"})
 _MAX_LENGTH_DIGITS = 12
+_UPGRADE = re.compile(rb"\nupgrade(?=[ \t]*:)", re.IGNORECASE)
 
 
 class InferPlan(msgspec.Struct, frozen=True):
@@ -59,6 +60,18 @@ def content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
     return None
 
 
+def without_upgrade(data: bytes, end: int) -> bytes:
+    """A request whose head ends at ``end``, with an offer to leave HTTP/1.1 renamed: we always decline
+    (RFC 9110, section 7.8).
+
+    llhttp would take everything behind such a head for the other protocol, the body of the request included. Java's
+    client makes the offer with its first request.
+    """
+    if _UPGRADE.search(data, 0, end) is None:
+        return data
+    return _UPGRADE.sub(b"\nx-upgrade", data[:end]) + data[end:]
+
+
 def plan_of_head(
     url: bytes, headers: list[tuple[bytes, bytes]], *, keep_alive: bool
 ) -> InferPlan | None:
@@ -93,11 +106,6 @@ def wanted_compression(accept_encoding: str) -> str:
     for name in ("gzip", "deflate"):
         for offer in accept_encoding.lower().split(","):
             token, _, weight = offer.partition(";")
-            if token.strip() == name and weight.replace(" ", "") not in (
-                "q=0",
-                "q=0.0",
-                "q=0.00",
-                "q=0.000",
-            ):
+            if token.strip() == name and weight.replace(" ", "").rstrip("0.") != "q=":
                 return name
     return ""

@@ -41,13 +41,20 @@ GRPC_STATUS: dict[ErrorCode, int] = {
 
 
 def as_headrace_error(error: BaseException) -> HeadraceError:
-    """Any exception as an error of ours. What nobody expected is logged whole and told as INTERNAL."""
+    """Any exception as an error of ours. What nobody expected is logged whole and told as INTERNAL.
+
+    This is where an exception ends, so its traceback goes: it leads to frames that hold the request and, by way of
+    their callers, the exception itself. Such a cycle would keep every failed request until the next collection.
+    """
     if isinstance(error, HeadraceError):
-        return error
-    if isinstance(error, CancelledError):
-        return HeadraceError(ErrorCode.CANCELLED, "the caller went away")
-    logger.error("a request failed in a way nobody expected", exc_info=error)
-    return HeadraceError(ErrorCode.INTERNAL, "internal error; the server's log says more")
+        ours = error
+    elif isinstance(error, CancelledError):
+        ours = HeadraceError(ErrorCode.CANCELLED, "the caller went away")
+    else:
+        logger.error("a request failed in a way nobody expected", exc_info=error)
+        ours = HeadraceError(ErrorCode.INTERNAL, "internal error; the server's log says more")
+    error.__traceback__ = None
+    return ours
 
 
 def retry_after_header_s(error: HeadraceError) -> str | None:

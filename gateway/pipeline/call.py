@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from asyncio import CancelledError
 from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 ResultT = TypeVar("ResultT")
@@ -36,14 +37,8 @@ class Promise(Generic[ResultT]):
     def __await__(self) -> Generator[Promise[ResultT], None, ResultT]:
         if not self.settled:
             yield self
-        error = self.error
-        if error is not None:
-            # The error will hold this frame: were it held in turn, the request would live until the next collection.
-            self.error = None
-            try:
-                raise error
-            finally:
-                del error
+        if self.error is not None:
+            raise self.error
         assert self.settled, self
         return self.result  # type: ignore[return-value]  # settled without an error
 
@@ -107,11 +102,10 @@ class Call(ABC, Generic[ResultT]):
         except BaseException as raised:  # noqa: BLE001  it is handed to finish
             error = raised
         else:
-            coroutine.close()  # a hop may not go on after its caller has gone
-        try:
-            self.finish(None, error)
-        finally:
-            del error  # as in ``__await__``: no cycle through this frame
+            # It waits for something else instead: a hop may not go on after its caller has gone.
+            with suppress(Exception):
+                coroutine.close()
+        self.finish(None, error)
 
     @property
     def running(self) -> bool:

@@ -57,11 +57,7 @@ def _slice(inputs: Sequence[Tensor], first: int, end: int, rows: int) -> Sequenc
 def _scatter(
     servable: Servable, outputs: list[Tensor], parts: Sequence[tuple[Ticket, int, int]], rows: int
 ) -> list[Outcome]:
-    for spec, output in zip(servable.signature.outputs, outputs, strict=True):
-        if output.shape[:1] != (rows,):
-            raise RuntimeError(
-                f"output '{spec.name}' has shape {output.shape} for a batch of {rows} rows"
-            )
+    _check_rows(servable, outputs, rows)
     outcomes: list[Outcome] = []
     row = 0
     for _, first, end in parts:
@@ -71,11 +67,23 @@ def _scatter(
     return outcomes
 
 
+def _check_rows(servable: Servable, outputs: list[Tensor], rows: int) -> None:
+    for spec, output in zip(servable.signature.outputs, outputs, strict=True):
+        if output.shape[:1] != (rows,):
+            raise RuntimeError(
+                f"output '{spec.name}' has shape {output.shape} for a batch of {rows} rows"
+            )
+
+
 def _run_alone(
     servable: Servable, inputs: Sequence[Tensor], first: int, end: int, rows: int
 ) -> Outcome:
     try:
-        return servable.run(_slice(inputs, first, end, rows))
+        outputs = servable.run(_slice(inputs, first, end, rows))
+        if end - first != rows:
+            # Else the pieces of a request would join to a wrong answer.
+            _check_rows(servable, outputs, end - first)
+        return outputs
     except InvalidModelInput as error:
         return HeadraceError(ErrorCode.INVALID_ARGUMENT, str(error))
     except Exception as error:  # noqa: BLE001  a model may raise anything; the members are told one by one

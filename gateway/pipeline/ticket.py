@@ -27,6 +27,7 @@ class Ticket(QueueItem, Promise[Prediction]):
         self.priority = request.priority
         self.bucket = bucket
         self.state = 0  # type: ignore[assignment]  # ItemState.NEW; the enum look-up costs more than the rest
+        self.order = 0
         self.taken_rows = 0
         self.done_rows = 0
         self.inputs = request.inputs

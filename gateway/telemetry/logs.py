@@ -6,6 +6,7 @@ log a tensor or a credential.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import traceback
@@ -30,6 +31,12 @@ def _extra(record: logging.LogRecord) -> dict[str, Any]:
     }
 
 
+def _one_line(value: Any) -> str:
+    """What callers choose may hold line breaks or a terminal's control characters: they are spelt out."""
+    text = str(value)
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
 def _time(record: logging.LogRecord) -> str:
     moment = datetime.fromtimestamp(record.created, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -48,14 +55,18 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = "".join(traceback.format_exception(*record.exc_info))
-        return orjson.dumps(line, default=str).decode()
+        try:
+            return orjson.dumps(line, default=str).decode()
+        except TypeError:
+            # Half a character pair, or a number beyond 64 bits: rather slowly than not at all.
+            return json.dumps(line, default=str)
 
 
 class TextFormatter(logging.Formatter):
     """The same for people."""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = " ".join(f"{key}={value}" for key, value in _extra(record).items())
+        fields = " ".join(f"{key}={_one_line(value)}" for key, value in _extra(record).items())
         line = f"{_time(record)} {record.levelname.lower():7} {record.getMessage()}"
         if fields:
             line += f"  {fields}"
@@ -73,5 +84,5 @@ def configure(level: str, style: str, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # uvicorn's own start and stop lines repeat ours.
-    logging.getLogger("uvicorn.error").setLevel("WARNING")
+    # uvicorn's own start and stop lines repeat ours, and it warns of each bad request: anyone could fill the disk.
+    logging.getLogger("uvicorn.error").setLevel("ERROR")

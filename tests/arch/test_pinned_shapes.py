@@ -41,6 +41,7 @@ PROTOCOL_METHODS = {
     "on_response_complete": [],
     "shutdown": [],
     "timeout_keep_alive_handler": [],
+    "_start_asgi_task": ["cycle", "app"],
     "_unset_keepalive_if_required": [],
     "send_400_response": ["msg"],
 }

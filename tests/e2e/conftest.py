@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.neighbour import Neighbour
+from tests.support.raw_http import RawHttp
 from tests.support.served_models import write_stress_models
 from tests.support.server_process import ServerProcess
 
 StartServer = Callable[..., ServerProcess]
+Dial = Callable[[], RawHttp]
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +40,13 @@ def start_server(stress_models: Path) -> Iterator[StartServer]:
             return running.enter_context(ServerProcess(models, chosen))
 
         yield start
+
+
+@pytest.fixture
+def dial(server: ServerProcess) -> Iterator[Dial]:
+    """Opens HTTP connections that are closed with the test, however it ends."""
+    with ExitStack() as opened:
+        yield lambda: opened.enter_context(RawHttp(server.http))
 
 
 @pytest.fixture

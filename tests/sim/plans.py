@@ -105,6 +105,9 @@ class TrafficPlan(msgspec.Struct, frozen=True):
     """Calls with a row that the runtime refuses."""
     broken_chance: float = 0.0
     """Calls whose client fails while it takes the answer."""
+    upload_chance: float = 0.0
+    """Calls whose body arrives piece by piece, its bytes reserved until it is complete."""
+    upload: Span = Span(0.0, 0.0)
     connections: int = 1_000_000
     hangup_chance: float = 0.0
     """Answers upon which the caller drops its connection and all its other calls."""
@@ -134,5 +137,7 @@ class Day(msgspec.Struct, frozen=True):
     clock_read_s: float = 0.0
     write_cost_s: float = 0.0
     """What encoding and writing one answer costs."""
+    has_thread_clock: bool = False
+    """Whether the gateway can tell what a run cost from how long it took."""
     hand_over_s: float = 0.0
     """From the end of a run on a thread to its report on the loop."""

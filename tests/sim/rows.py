@@ -44,7 +44,7 @@ def make_rows(number: int, rows: int, width: int, flags: dict[int, int]) -> tupl
 
 def answer(inputs: Sequence[Tensor]) -> list[Tensor]:
     """What the model says to these rows. One row's answer depends on that row alone."""
-    ids, salt = inputs
+    ids, salt = (np.asarray(one, np.int64) for one in inputs)
     digest = ids.sum(axis=1) * _DIGEST_FACTOR ^ salt * _SALT_FACTOR
     return [digest, np.ascontiguousarray(ids[:, ::-1]) + salt[:, None]]
 

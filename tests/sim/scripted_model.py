@@ -1,14 +1,13 @@
-"""A model that is known to the bottom, and the thread that it seems to run on.
+"""A model that is known to the bottom.
 
-Decides how long each run takes and whether it fails, from its plan and its own dice. It computes at once and spends
-invented time: on the loop when it runs inline, between ``submit`` and the report when it runs on a worker.
+Decides how long each run takes and whether it fails, from its plan and its own dice. It computes at once; where the
+time goes that it takes, ``virtual_worker.py`` knows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from random import Random
-from typing import Protocol
 
 import numpy as np
 
@@ -24,79 +23,9 @@ from backends.model_settings import (
 from backends.ports import DimensionNames
 from backends.signature import Tensor
 from backends.warmup import WarmupTiming, batch_buckets
-from gateway.pipeline.execution import Outcome
 from tests.sim.plans import ModelPlan
 from tests.sim.rows import INVALID, POISON, answer, has_flag, owners, signature
-from tests.sim.virtual_loop import VirtualLoop
-
-Part = tuple[int, int, int]
-"""(call, first row, end row)."""
-
-
-class RunWitness(Protocol):
-    """Who is told of every run, before its time passes and after its fate is known."""
-
-    def run_starts(self, parts: list[Part], width: int, *, inline: bool) -> None: ...
-    def run_ends(self, parts: list[Part], failure: Exception | None) -> None: ...
-
-
-class RunTime:
-    """Where the time of runs goes: to the loop, or to the worker that called."""
-
-    def __init__(self, loop: VirtualLoop) -> None:
-        self._loop = loop
-        self._collected_s: float | None = None
-
-    @property
-    def inline(self) -> bool:
-        return self._collected_s is None
-
-    def spend(self, seconds: float) -> None:
-        if self._collected_s is None:
-            self._loop.advance(seconds)
-        else:
-            self._collected_s += seconds
-
-    def collect(self, work: Callable[[], list[Outcome]]) -> tuple[list[Outcome], float]:
-        """Run ``work`` at this very moment, and say how long it would have taken."""
-        self._collected_s = 0.0
-        try:
-            outcomes = work()
-            return outcomes, self._collected_s
-        finally:
-            self._collected_s = None
-
-
-class VirtualWorker:
-    """Fills the port ``Worker``; counts its threads as the real one has them."""
-
-    def __init__(
-        self, loop: VirtualLoop, run_time: RunTime, threads: int, hand_over_s: float
-    ) -> None:
-        self._loop = loop
-        self._run_time = run_time
-        self._hand_over_s = hand_over_s
-        self.threads = threads
-        self.busy = 0
-        self.busiest = 0
-        self.closed = False
-
-    def submit(
-        self, work: Callable[[], list[Outcome]], done: Callable[[list[Outcome]], None]
-    ) -> None:
-        assert not self.closed, "a batch was started after the workers were closed"
-        self.busy += 1
-        self.busiest = max(self.busiest, self.busy)
-        outcomes, seconds = self._run_time.collect(work)
-
-        def report() -> None:
-            self.busy -= 1
-            done(outcomes)
-
-        self._loop.call_at(self._loop.now_s + seconds + self._hand_over_s, report)
-
-    def close(self) -> None:
-        self.closed = True
+from tests.sim.virtual_worker import Part, RunTime, RunWitness
 
 
 class ScriptedModel:
@@ -125,12 +54,18 @@ class ScriptedModel:
         self._run_time.spend(self._duration_s(len(ids), day_s))
         failure = self._failure(inputs, day_s)
         if failure is not None:
-            self.witness.run_ends(parts, failure)
+            self._tell(parts, failure)
             raise failure
         outputs = self._misshape(answer(inputs), parts)
         lost = outputs[0].shape[0] != len(ids)
-        self.witness.run_ends(parts, ModelRunError("a row was lost") if lost else None)
+        self._tell(parts, ModelRunError("a row was lost") if lost else None)
         return outputs
+
+    def _tell(self, parts: list[Part], failure: Exception | None) -> None:
+        assert self.witness is not None
+        self.witness.run_ends(parts, failure)
+        if self._run_time.inline:
+            self.witness.reported(self.witness.take_failed())
 
     def _duration_s(self, rows: int, day_s: float) -> float:
         plan, dice = self.plan, self._dice
@@ -183,7 +118,7 @@ def load(plan: ModelPlan, backend: ScriptedModel) -> LoadedModel:
                 max_queue_requests=plan.max_queue_requests,
                 max_queue_rows=plan.max_queue_rows,
             ),
-            priority=PrioritySettings(levels=plan.priority_levels),
+            priority=PrioritySettings(default=1, levels=plan.priority_levels),
             execution=ExecutionSettings(
                 inline=plan.inline,
                 inline_limit_us=plan.inline_limit_us,

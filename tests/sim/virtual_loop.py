@@ -106,4 +106,6 @@ class VirtualLoop:
         return not self._ready
 
     def __repr__(self) -> str:
-        return f"VirtualLoop({self.now_s:.6f}, {len(self._ready)} ready, {len(self._timers)} timers)"
+        return (
+            f"VirtualLoop({self.now_s:.6f}, {len(self._ready)} ready, {len(self._timers)} timers)"
+        )

@@ -109,9 +109,13 @@ class RawGrpc:
         if "content-type" not in dict(headers):
             fields.append(("content-type", "application/grpc"))
         self.h2.send_headers(stream_id, [*fields, *headers], end_stream=end_stream)
-        self._outcomes[stream_id] = Outcome()
+        self.expect(stream_id)
         self.flush()
         return stream_id
+
+    def expect(self, stream_id: int) -> None:
+        """Listen for what becomes of a stream that the test opened by itself."""
+        self._outcomes[stream_id] = Outcome()
 
     def send(self, stream_id: int, data: bytes, *, end_stream: bool = True) -> None:
         """Send bytes on a stream as flow control allows."""

@@ -72,8 +72,9 @@ def write_stress_models(root: Path) -> None:
     models.write_model(root, "identity", models.identity())
     models.write_model(root, "wide", models.identity("FP32", ("n", "width")))
     models.write_model(root, "any_text", models.identity("BYTES", ("n", "width")))
+    models.write_model(root, "embedding", models.embedding())
     write_slow(root, "slow")
-    models.write_model(root, "blob", blob())
+    models.write_model(root, "blob", blob(), toml="[batching]\nmax_batch_size = 4\n")
 
 
 def write_slow(

@@ -28,16 +28,36 @@ def connected(request: pytest.FixtureRequest, server: ServerProcess) -> Iterator
     caller.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session", params=[way for way in WAYS if way.startswith("http")])
+def connected_by_http(request: pytest.FixtureRequest, server: ServerProcess) -> Iterator[Caller]:
+    caller = make_caller(request.param, server)
+    yield caller
+    caller.close()
+
+
+@pytest.fixture(scope="module")
 def caller(connected: Caller, server: ServerProcess) -> Iterator[Caller]:
-    """A client whose infer calls must all have gone the way that they were meant to go."""
+    """A client whose infer calls must all have gone the way that they were meant to go.
+
+    A module that uses it must not ask over HTTP by other means.
+    """
+    yield from _watched(connected, server)
+
+
+@pytest.fixture(scope="module")
+def http_caller(connected_by_http: Caller, server: ServerProcess) -> Iterator[Caller]:
+    """The same for what only HTTP offers."""
+    yield from _watched(connected_by_http, server)
+
+
+def _watched(caller: Caller, server: ServerProcess) -> Iterator[Caller]:
     before = _paths(server)
-    calls = connected.infer_calls
-    yield connected
-    made = connected.infer_calls - calls
+    calls = caller.infer_calls
+    yield caller
+    made = caller.infer_calls - calls
     after = _paths(server)
     taken = {path: after[path] - before[path] for path in PATHS}
-    assert taken == {path: made * (path == connected.path) for path in PATHS}
+    assert taken == {path: made * (path == caller.path) for path in PATHS}
 
 
 def _paths(server: ServerProcess) -> dict[str, float]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from protos.inference import ModelInferRequest
-from tests.support.protocol_callers import Array, Ask, Caller, CallFailed, Given, Wanted
+from tests.support.protocol_callers import Array, Ask, Caller, CallError, Given, Wanted
 from tests.support.raw_h2 import RawGrpc
 from tests.support.server_process import ServerProcess
 
@@ -21,7 +21,7 @@ def _integers(datatype: str) -> Array:
 
 
 def _floats(kind: Any) -> Array:
-    info = ml_dtypes.finfo(kind)
+    info = ml_dtypes.finfo(kind)  # type: ignore[no-untyped-call]
     values = [[0.0, -0.0, 1.5, -2.25], [float(info.max), float(info.min), float(info.tiny), 0.125]]
     return np.array(values, kind)
 
@@ -35,7 +35,10 @@ VALUES: dict[str, Array] = {
     "FP32": _floats(np.float32),
     "FP64": _floats(np.float64),
     "BYTES": np.array(
-        [[b"", b"plain", "ünïcødé ✓".encode(), b"with \0 inside"], [b"a" * 300, b'"', b"\\", b"\n"]],
+        [
+            [b"", b"plain", "ünïcødé ✓".encode(), b"with \0 inside"],
+            [b"a" * 300, b'"', b"\\", b"\n"],
+        ],
         np.object_,
     ),
 }
@@ -56,9 +59,7 @@ CONTENTS = {
 }
 
 
-def _echo(
-    caller: Caller, datatype: str, *, binary_in: bool, outputs: list[Wanted] | None
-) -> Array:
+def _echo(caller: Caller, datatype: str, *, binary_in: bool, outputs: list[Wanted] | None) -> Array:
     given = Given("x", datatype, VALUES[datatype], binary_in)
     answer = caller.ask(Ask(f"identity_{datatype.lower()}", [given], outputs))
     assert list(answer.outputs) == ["y"]
@@ -86,25 +87,23 @@ def test_as_bytes_when_asked_by_name(caller: Caller, datatype: str) -> None:
 
 
 @pytest.mark.parametrize("datatype", [name for name in VALUES if name not in RAW_ONLY])
-@pytest.mark.parametrize(("binary_in", "binary_out"), [(False, False), (False, True), (True, False)])
+@pytest.mark.parametrize(
+    ("binary_in", "binary_out"), [(False, False), (False, True), (True, False)]
+)
 def test_as_json_on_either_side(
-    caller: Caller, datatype: str, binary_in: bool, binary_out: bool
+    http_caller: Caller, datatype: str, binary_in: bool, binary_out: bool
 ) -> None:
-    if not caller.is_http:
-        pytest.skip("gRPC has no JSON")
     wanted = [Wanted("y", binary_out)]
-    found = _echo(caller, datatype, binary_in=binary_in, outputs=wanted)
+    found = _echo(http_caller, datatype, binary_in=binary_in, outputs=wanted)
     if datatype == "BYTES" and not binary_out:  # the client leaves JSON strings as str
         found = np.array([[str(one).encode() for one in row] for row in found.tolist()], np.object_)
     _assert_same(datatype, found)
 
 
 @pytest.mark.parametrize("datatype", RAW_ONLY)
-def test_halves_are_refused_as_json(caller: Caller, datatype: str) -> None:
-    if not caller.is_http:
-        pytest.skip("gRPC has no JSON")
-    with pytest.raises(CallFailed, match="JSON cannot carry") as failed:
-        _echo(caller, datatype, binary_in=True, outputs=[Wanted("y", binary=False)])
+def test_halves_are_refused_as_json(http_caller: Caller, datatype: str) -> None:
+    with pytest.raises(CallError, match="JSON cannot carry") as failed:
+        _echo(http_caller, datatype, binary_in=True, outputs=[Wanted("y", binary=False)])
     assert failed.value.status == "400"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from headrace import __version__
-from tests.support.protocol_callers import Caller, CallFailed
+from tests.support.protocol_callers import Caller, CallError
 
 
 def test_the_server_is_live_and_ready(caller: Caller) -> None:
@@ -97,7 +97,7 @@ def test_config_of_an_unbatched_model_keeps_every_dimension(caller: Caller) -> N
 def test_what_cannot_be_described_says_why(
     caller: Caller, method: str, model: str, version: str, http: str, grpc: str, words: str
 ) -> None:
-    with pytest.raises(CallFailed) as failed:
+    with pytest.raises(CallError) as failed:
         caller.query(method, model, version)
     assert failed.value.status == (http if caller.is_http else grpc)
     assert words in failed.value.message

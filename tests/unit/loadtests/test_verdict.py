@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 
 from loadtests import rows, verdict
@@ -125,6 +126,22 @@ def test_goodput_is_a_share_of_capacity(in_time: int, expected: str) -> None:
     results = kept_promises()
     results.open_loop = [overload("open-http-headrace", in_time)]
     assert status(results, "HTTP at twice capacity") == expected
+
+
+def test_answers_late_at_the_server_are_no_goodput() -> None:
+    results = kept_promises()
+    results.open_loop = [overload("open-http-headrace", 3500, late_at_server=200.0)]
+    assert status(results, "HTTP at twice capacity") == "short"
+
+
+def test_what_the_client_saw_stands_beside_the_promise() -> None:
+    results = kept_promises()
+    sample = overload("open-http-headrace", 3600)
+    seen = msgspec.structs.replace(sample.client, in_time=2000, late=1600)
+    results.open_loop = [msgspec.structs.replace(sample, client=seen)]
+    (kept,) = [v for v in verdict.judge(results) if v.promise.startswith("HTTP at twice")]
+    assert kept.status == "pass"
+    assert kept.measured == "90.00 % of capacity (the client saw 50.00%)"
 
 
 def test_memory_is_the_largest_of_all_loaded_rows() -> None:

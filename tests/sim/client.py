@@ -1,0 +1,103 @@
+"""The caller's end of one call, where a front would stand.
+
+Decides nothing about the gateway: it starts the stack's coroutine, tells the book how the call ended, spends the time
+that writing takes, and then lets its crowd react. What goes wrong is noted in the book, never raised into the gateway.
+"""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from collections.abc import Callable
+
+from gateway.messages import Prediction, PredictRequest
+from gateway.pipeline.call import Call
+from tests.sim.day_book import DayBook
+from tests.sim.lane_book import LaneBook
+from tests.sim.records import CallRecord
+from tests.sim.virtual_loop import VirtualLoop
+
+
+class BrokenClientError(Exception):
+    """A caller that fails while it is handed its answer."""
+
+
+class SimCall(Call[Prediction]):
+    """One call of the simulator."""
+
+    def __init__(
+        self,
+        record: CallRecord,
+        request: PredictRequest,
+        lane: LaneBook | None,
+        book: DayBook,
+        loop: VirtualLoop,
+        *,
+        breaks: bool,
+        then: Callable[[SimCall], None],
+    ) -> None:
+        super().__init__()
+        self.record = record
+        self._request = request
+        self._lane = lane
+        self._book = book
+        self._loop = loop
+        self.breaks = breaks
+        self._then = then
+        self._shed_before: dict[str, int] = {}
+
+    def begin(self) -> None:
+        """The request is decoded: into the gateway with it."""
+        book, record = self._book, self.record
+        self._shed_before = self._shed()
+        book.started(record)
+        self.start(book.serving.stack(self._request))
+        if not record.ended:
+            if self._lane is None:
+                book.wrong(f"call {record.number} asks for no known model, and waits")
+            elif not self.running:
+                book.wrong(f"call {record.number} neither waits nor has ended")
+            else:
+                book.taken_in(record, self._lane)
+
+    def go_away(self, *, in_a_sweep: bool) -> None:
+        """The caller hangs up, whatever state the call is in.
+
+        ``in_a_sweep``: while the gateway hands out answers. Only then may a call have its outcome and still wait.
+        """
+        record = self.record
+        was_inside = record.inside
+        record.cancelling = True
+        self._shed_before = self._shed()
+        self.cancel()
+        if not was_inside:
+            return
+        if record.inside:
+            self._book.wrong(f"call {record.number} lives on after it was cancelled")
+        if record.cancelled_after_outcome and not in_a_sweep:
+            self._book.wrong(f"call {record.number} was cancelled, but its lane had forgotten it")
+
+    def finish(self, result: Prediction | None, error: BaseException | None) -> None:
+        record, loop = self.record, self._loop
+        refusal = "" if record.reached_lane else self._newly_shed()
+        if record.cancelling and record.reached_lane and isinstance(error, CancelledError):
+            record.cancelled_after_outcome = self._newly_shed() != "cancelled"
+        self._book.ended(record, self._lane, result, error, refusal)
+        if error is None:
+            loop.advance(self._book.day.write_cost_s)
+            if loop.now_s > record.deadline_s:
+                self._book.wrong(f"call {record.number} was written after its deadline")
+        self._then(self)
+        if self.breaks and error is None:
+            raise BrokenClientError(f"call {record.number}")
+
+    def _shed(self) -> dict[str, int]:
+        """How many requests of this call's lane ended without an answer of the model, by reason."""
+        return {} if self._lane is None else dict(self._lane.meters.shed_reasons)
+
+    def _newly_shed(self) -> str:
+        """For which reason the lane counted a request just now; empty when it counted none."""
+        before = self._shed_before
+        newly = [reason for reason, count in self._shed().items() if count != before.get(reason, 0)]
+        if len(newly) > 1:
+            self._book.wrong(f"call {self.record.number} was counted twice: {newly}")
+        return newly[0] if newly else ""

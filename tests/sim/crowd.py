@@ -1,0 +1,212 @@
+"""Callers: when they call, what they ask for, and how they leave.
+
+Decides all of it by the dice of its plan, and never by anything that the gateway keeps to itself. A crowd reacts to
+the end of its calls as clients do: it asks again, hangs up, or breaks.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from random import Random
+from typing import Protocol
+
+from gateway.messages import PredictRequest
+from tests.sim.client import SimCall
+from tests.sim.day_book import DayBook
+from tests.sim.lane_book import LaneBook
+from tests.sim.plans import ModelPlan, TrafficPlan
+from tests.sim.records import CallRecord
+from tests.sim.rows import INVALID, POISON, make_rows
+from tests.sim.virtual_loop import VirtualLoop
+
+FRAMING_BYTES = 100
+RETRY_S = 1e-4
+"""A client that was refused waits this long, at least."""
+
+
+class Numbers(Protocol):
+    """Hands out the numbers of calls, in the order in which they are asked for."""
+
+    def __next__(self) -> int: ...
+
+
+class Crowd:
+    """The callers of one ``TrafficPlan``."""
+
+    def __init__(
+        self,
+        plan: TrafficPlan,
+        model: ModelPlan,
+        dice: Random,
+        book: DayBook,
+        loop: VirtualLoop,
+        numbers: Numbers,
+    ) -> None:
+        self.calls: dict[int, SimCall] = {}
+        """Those inside the gateway."""
+        self.broken = 0
+        self._plan = plan
+        self._model = model
+        self._dice = dice
+        self._book = book
+        self._loop = loop
+        self._numbers = numbers
+        self._left = plan.calls
+        self._connections: dict[int, int] = {}
+
+    def arrive(self) -> None:
+        """Set the first arrivals."""
+        plan, loop = self._plan, self._loop
+        starts_s = loop.now_s + plan.starts_s
+        if plan.rate_per_s:
+            loop.call_at(starts_s, self._burst)
+        for _ in range(plan.clients):
+            loop.call_at(starts_s + self._between(plan.think.low_s, plan.think.high_s), self._call)
+
+    def _burst(self) -> None:
+        """Open loop: some calls now, and a date for the next ones."""
+        burst = self._dice.randint(1, self._plan.burst)
+        for _ in range(burst):
+            self._call()
+        if self._left > 0:
+            # The next calls come as late as this many were early.
+            gap_s = self._dice.expovariate(self._plan.rate_per_s / burst)
+            self._loop.call_at(self._loop.now_s + gap_s, self._burst)
+
+    # -- one call ---------------------------------------------------------------------------------
+
+    def _call(self) -> None:
+        if self._left <= 0:
+            return
+        self._left -= 1
+        plan, dice = self._plan, self._dice
+        call = self._compose()
+        number = call.record.number
+        self.calls[number] = call
+        self._connections[number] = dice.randrange(plan.connections)
+        if dice.random() < plan.cancel_chance:
+            after_s = self._between(plan.cancel_after.low_s, plan.cancel_after.high_s)
+            if after_s < 0.0:  # the caller leaves before its request is complete
+                call.go_away(in_a_sweep=False)
+                self._forget(call)
+                return
+            self._loop.call_at(self._loop.now_s + after_s, lambda: call.go_away(in_a_sweep=False))
+        if plan.upload_chance and dice.random() < plan.upload_chance:
+            self._upload(call)
+        else:
+            call.begin()
+
+    def _upload(self, call: SimCall) -> None:
+        """A large body: its bytes are reserved while it arrives, and are the request's own afterwards."""
+        record, plan, loop = call.record, self._plan, self._loop
+        if not self._book.reserve(record.size_bytes):
+            self._forget(call)
+            return
+
+        def complete() -> None:
+            self._book.release(record.size_bytes)
+            if record.cancelling:
+                self._forget(call)
+            else:
+                call.begin()
+
+        loop.call_at(loop.now_s + self._between(plan.upload.low_s, plan.upload.high_s), complete)
+
+    def _compose(self) -> SimCall:
+        plan, model, dice = self._plan, self._model, self._dice
+        number = next(self._numbers)
+        wanted_rows = dice.choice(plan.rows)
+        width = dice.choice(model.widths)
+        inputs = make_rows(number, wanted_rows, width, self._flags(wanted_rows))
+        version = dice.choice(plan.versions)
+        lane = self._find(version)
+        now_s = self._loop.now_s
+        record = CallRecord(
+            number,
+            inputs,
+            rows=1 if lane is not None and not lane.plan.batched else wanted_rows,
+            width=width,
+            priority=dice.choice(plan.priorities),
+            deadline_s=self._deadline_s(),
+            size_bytes=sum(one.nbytes for one in inputs) + FRAMING_BYTES,
+        )
+        self._book.calls[number] = record
+        request = PredictRequest(
+            model=plan.model,
+            version=version,
+            request_id="",
+            inputs=inputs,
+            rows=record.rows,
+            outputs=(0, 1),
+            deadline_s=record.deadline_s,
+            priority=record.priority,
+            received_s=now_s,
+            size_bytes=record.size_bytes,
+        )
+        breaks = dice.random() < plan.broken_chance
+        return SimCall(
+            record, request, lane, self._book, self._loop, breaks=breaks, then=self._ended
+        )
+
+    def _find(self, version: str) -> LaneBook | None:
+        lanes = [one for one in self._book.lanes if one.plan.name == self._plan.model]
+        if not version and lanes:
+            return max(lanes, key=lambda one: int(one.plan.version))
+        return next((one for one in lanes if one.plan.version == version), None)
+
+    def _flags(self, rows: int) -> dict[int, int]:
+        flags: dict[int, int] = {}
+        if self._dice.random() < self._plan.poison_chance:
+            flags[self._dice.randrange(rows)] = POISON
+        if self._dice.random() < self._plan.invalid_chance:
+            flags[self._dice.randrange(rows)] = INVALID
+        return flags
+
+    def _deadline_s(self) -> float:
+        span = self._dice.choice(self._plan.deadlines)
+        if self._dice.random() < self._plan.passed_chance:
+            return self._loop.now_s - self._between(0.0, 1e-3)
+        if span is None:
+            return inf
+        return self._loop.now_s + self._between(span.low_s, span.high_s)
+
+    def _between(self, low: float, high: float) -> float:
+        return low + (high - low) * self._dice.random()
+
+    # -- reactions --------------------------------------------------------------------------------
+
+    def _ended(self, call: SimCall) -> None:
+        """The call ended, just now and inside the gateway's sweep."""
+        plan, dice = self._plan, self._dice
+        connection = self._connections[call.record.number]
+        self._forget(call)
+        answered = call.record.outcome == "answer"
+        swept = call.record.reached_lane and not call.record.cancelling
+        if swept and plan.hangup_chance and dice.random() < plan.hangup_chance:
+            self._hang_up(connection)
+        if not plan.clients:
+            return
+        if answered and dice.random() < plan.asks_again_at_once:
+            self._call()
+            return
+        pause_s = self._between(plan.think.low_s, plan.think.high_s)
+        if not answered:
+            pause_s += RETRY_S
+        self._loop.call_at(self._loop.now_s + pause_s, self._call)
+
+    def _forget(self, call: SimCall) -> None:
+        number = call.record.number
+        del self.calls[number], self._connections[number]
+        self.broken += call.breaks and call.record.outcome == "answer"
+
+    def _hang_up(self, connection: int) -> None:
+        mine = [number for number, other in self._connections.items() if other == connection]
+        for number in mine:
+            if number in self.calls:
+                self.calls[number].go_away(in_a_sweep=True)
+
+    def storm(self, share: float) -> None:
+        """Many callers go away at one moment."""
+        for call in list(self.calls.values()):
+            if self._dice.random() < share:
+                call.go_away(in_a_sweep=False)

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from backends.signature import Signature, Tensor
+from gateway.core.servables import ModelStatus, ServableState, ServableTable, ServableVersion
+from gateway.errors import ErrorCode, HeadraceError
+
+
+def run(inputs: Sequence[Tensor]) -> list[Tensor]:
+    raise NotImplementedError("nothing is run here")
+
+
+def version(name: str = "m", number: str = "1") -> ServableVersion:
+    return ServableVersion(name, number, Signature((), ()), run)
+
+
+def ready(name: str, number: str) -> ModelStatus:
+    return ModelStatus(name, number, "READY", "")
+
+
+def unavailable(name: str, number: str, reason: str) -> ModelStatus:
+    return ModelStatus(name, number, "UNAVAILABLE", reason)
+
+
+def state(one: ServableVersion) -> ServableState:
+    return one.state
+
+
+def refusal(table: ServableTable, model: str, number: str = "") -> HeadraceError:
+    with pytest.raises(HeadraceError) as refused:
+        table.find(model, number)
+    return refused.value
+
+
+# -- the life of a version ------------------------------------------------------------------------
+
+
+def test_a_version_counts_its_callers() -> None:
+    one = version()
+    one.acquire()
+    one.acquire()
+    assert one.handles == 2
+    assert not one.release()
+    assert not one.release()
+    assert state(one) is ServableState.READY
+
+
+def test_a_version_that_nobody_holds_is_unloaded_at_once() -> None:
+    one = version()
+    assert one.retire()
+    assert state(one) is ServableState.UNLOADED
+
+
+def test_a_version_that_is_held_drains_until_the_last_caller_leaves() -> None:
+    one = version()
+    one.acquire()
+    one.acquire()
+    assert not one.retire()
+    assert state(one) is ServableState.DRAINING
+    assert not one.release()
+    assert one.release()
+    assert state(one) is ServableState.UNLOADED
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_version_that_leaves_takes_no_new_callers(held: bool) -> None:
+    one = version("prices", "7")
+    if held:
+        one.acquire()
+    one.retire()
+    with pytest.raises(HeadraceError, match="'prices' version 7 is being unloaded") as refused:
+        one.acquire()
+    assert refused.value.code is ErrorCode.NOT_READY
+    assert one.handles == held
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_retiring_twice_changes_nothing(held: bool) -> None:
+    one = version()
+    if held:
+        one.acquire()
+    one.retire()
+    before = state(one)
+    assert not one.retire()
+    assert state(one) is before
+
+
+def test_letting_go_more_often_than_taking_is_a_mistake() -> None:
+    with pytest.raises(AssertionError):
+        version().release()
+
+
+def test_a_version_can_be_read() -> None:
+    one = version("m", "3")
+    one.acquire()
+    assert repr(one) == "ServableVersion(m/3 ready, 1 handles)"
+
+
+# -- which version answers ------------------------------------------------------------------------
+
+
+def test_a_version_is_found_by_its_number() -> None:
+    first, second = version(number="1"), version(number="2")
+    table = ServableTable([first, second], [ready("m", "1"), ready("m", "2")])
+    assert table.find("m", "1") is first
+    assert table.find("m", "2") is second
+
+
+def test_without_a_number_the_newest_answers() -> None:
+    """Newest by number: "10" is newer than "9"."""
+    versions = [version(number=number) for number in ("9", "10", "2")]
+    table = ServableTable(versions, [])
+    assert table.find("m", "").version == "10"
+    assert table.versions("m") == ["2", "9", "10"]
+
+
+def test_a_newer_version_that_failed_leaves_the_older_one_answering() -> None:
+    table = ServableTable([version(number="1")], [ready("m", "1"), unavailable("m", "2", "broken")])
+    assert table.find("m", "").version == "1"
+
+
+def test_an_unknown_model_is_not_found() -> None:
+    refused = refusal(ServableTable([version("m")], [ready("m", "1")]), "n")
+    assert refused.code is ErrorCode.NOT_FOUND
+    assert "unknown model 'n'" in refused.message
+
+
+def test_an_unknown_version_is_not_found_and_the_loaded_ones_are_named() -> None:
+    table = ServableTable([version(number="1"), version(number="2")], [ready("m", "1")])
+    refused = refusal(table, "m", "3")
+    assert refused.code is ErrorCode.NOT_FOUND
+    assert refused.message == "model 'm' has no version '3'; loaded versions: 1, 2"
+
+
+def test_a_failed_version_is_not_ready_and_says_why() -> None:
+    table = ServableTable(
+        [version(number="1")], [ready("m", "1"), unavailable("m", "2", "no such operator")]
+    )
+    refused = refusal(table, "m", "2")
+    assert refused.code is ErrorCode.NOT_READY
+    assert refused.message == "model 'm' is not ready: no such operator"
+
+
+def test_a_model_without_any_usable_version_is_not_ready_and_says_why() -> None:
+    refused = refusal(ServableTable([], [unavailable("m", "", "no version folder")]), "m")
+    assert refused.code is ErrorCode.NOT_READY
+    assert "no version folder" in refused.message
+
+
+def test_another_models_failure_is_not_told() -> None:
+    table = ServableTable([version("m")], [ready("m", "1"), unavailable("n", "1", "broken")])
+    assert refusal(table, "m", "9").code is ErrorCode.NOT_FOUND
+
+
+def test_the_table_lists_each_loaded_version_once() -> None:
+    versions = [version("b"), version("a", "1"), version("a", "2")]
+    statuses = [ready("a", "1"), ready("a", "2"), ready("b", "1"), unavailable("c", "", "empty")]
+    table = ServableTable(versions, statuses)
+    assert set(table.servables) == {("a", "1"), ("a", "2"), ("b", "1")}
+    assert table.statuses == tuple(statuses)
+    assert table.versions("nobody") == []
