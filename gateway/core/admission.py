@@ -6,15 +6,17 @@ because a queue in front of the queues only hides overload.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 
 class AdmissionLimits(msgspec.Struct, frozen=True):
     """The two walls of the process."""
 
-    max_requests: int = 8192
+    max_requests: Annotated[int, msgspec.Meta(ge=1)] = 8192
     """Requests decoded and not yet answered."""
-    max_bytes: int = 512 * 1024 * 1024
+    max_bytes: Annotated[int, msgspec.Meta(ge=1)] = 512 * 1024 * 1024
     """Bytes of those requests, bodies still being received included."""
 
 

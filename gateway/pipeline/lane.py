@@ -210,8 +210,10 @@ class Lane:
                 ticket.outputs = outcome
             else:
                 ticket.add_piece(first, outcome)
-        for ticket in queue.finished(batch, ended_s):
-            ready.append((ticket, ticket.outputs or self._assemble(ticket)))
+        ready += [
+            (ticket, ticket.outputs or self._assemble(ticket))
+            for ticket in queue.finished(batch, ended_s)
+        ]
         cost_s = ended_s - batch.started_s if self._thread_clock is None else batch.cost_s
         self._run_cost.observe(batch.rows, cost_s)
         self._meters.batch(batch, ended_s, inline=inline)

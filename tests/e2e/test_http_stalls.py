@@ -175,10 +175,15 @@ def test_readers_that_do_not_read(strict: ServerProcess, way: str) -> None:
 
 def test_a_slow_reader_gets_everything(strict: ServerProcess) -> None:
     """Slow is not stalled: whoever reads on, however slowly, is served."""
-    with Neighbour(strict), RawHttp(strict.http) as connection:
-        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        connection.send(post_infer("blob", BLOB) * 4)
+    rows = 12
+    large = infer_json(
+        "x", "FP32", [rows, 1], [1.5] * rows, parameters={"binary_data_output": True}
+    )
+    with Neighbour(strict), _deaf(strict) as connection:
+        began_s = time.monotonic()
+        connection.send(post_infer("blob", large))
         received = 0
-        while received < 4 * BLOB_BYTES:
+        while received < rows * BLOB_BYTES:
             received += len(connection.socket.recv(65536))
-            time.sleep(0.02)
+            time.sleep(3 * LIMIT_S * 65536 / (rows * BLOB_BYTES))
+        assert time.monotonic() - began_s > 2 * LIMIT_S

@@ -10,7 +10,7 @@ from random import Random
 
 from tests.sim.plans import Day, ModelPlan, Span, Storm, TrafficPlan, Window
 
-CALLS = 1500
+CALLS = 1200
 """Calls of a day of full size."""
 
 
@@ -34,6 +34,7 @@ def draw(seed: int, size: float = 1.0) -> Day:
     )
     return Day(
         seed=seed,
+        size=size,
         models=models,
         traffic=tuple(traffic),
         storms=storms,

@@ -124,6 +124,8 @@ class Day(msgspec.Struct, frozen=True):
     """All of it."""
 
     seed: int
+    size: float
+    """As it was drawn; 0.0 for a day that was written by hand."""
     models: tuple[ModelPlan, ...]
     traffic: tuple[TrafficPlan, ...]
     storms: tuple[Storm, ...] = ()

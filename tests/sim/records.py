@@ -101,9 +101,6 @@ class History:
             self.problem = problem
             self.note(now_s, "WRONG", problem)
 
-    def tail(self, length: int) -> str:
-        return "\n".join(self.lines(self.entries[-length:]))
-
     def lines(self, entries: Sequence[Entry] | None = None) -> list[str]:
         """One event a line, milliseconds from the start of the day."""
         return [

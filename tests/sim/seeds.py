@@ -1,6 +1,7 @@
 """Which days the simulator plays: from the environment, or few enough for every push.
 
-``SIM_SEEDS`` says how many, ``SIM_FIRST_SEED`` where they start, ``SIM_SEED`` plays one alone and prints its trace.
+``SIM_SEEDS`` says how many, ``SIM_FIRST_SEED`` where they start, ``SIM_SEED`` plays one alone and prints its trace;
+``SIM_SIZE`` makes days longer or shorter.
 """
 
 from __future__ import annotations
@@ -14,6 +15,11 @@ def one_seed() -> int | None:
     """The seed of ``SIM_SEED``, where there is one."""
     wanted = os.environ.get("SIM_SEED", "")
     return int(wanted) if wanted else None
+
+
+def size() -> float:
+    """How large each day is; 1.0 is about 1,200 calls."""
+    return float(os.environ.get("SIM_SIZE", "1.0"))
 
 
 def seeds() -> list[int]:

@@ -164,12 +164,13 @@ class Simulation:
         self.serving.close_workers()
 
     def _story(self) -> str:
-        seed = self.day.seed
-        return (
-            f"seed {seed}: {self.history.problem}\n"
-            f"replay with its whole trace: SIM_SEED={seed} python -m pytest tests/sim -k seed -s\n"
-            f"{self.day}\n... {self.history.tail(40)}"
-        )
+        day = self.day
+        replay = ""
+        if day.size:
+            variables = f"SIM_SEED={day.seed} SIM_SIZE={day.size}"
+            replay = f"its whole trace: {variables} python -m pytest tests/sim -k test_seed -s\n"
+        tail = "\n".join(self.history.lines(self.history.entries[-40:]))
+        return f"seed {day.seed}: {self.history.problem}\n{replay}{day}\n...\n{tail}"
 
 
 class _ContainedFailures(logging.Handler):

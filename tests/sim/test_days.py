@@ -9,13 +9,13 @@ import pytest
 
 from gateway.core.service_time import ServiceTime
 from tests.sim.days import draw
-from tests.sim.seeds import one_seed, seeds
+from tests.sim.seeds import one_seed, seeds, size
 from tests.sim.simulation import Simulation, WrongDayError
 
 
 @pytest.mark.parametrize("seed", seeds())
 def test_seed(seed: int) -> None:
-    simulation = Simulation(draw(seed))
+    simulation = Simulation(draw(seed, size()))
     try:
         simulation.play()
     finally:

@@ -23,7 +23,7 @@ def overload(model: ModelPlan, load: float, *, rows: tuple[int, ...] = (1,)) -> 
         rows=rows,
         deadlines=(DEADLINE,),
     )
-    return Day(seed=SEED, models=(model,), traffic=(crowd,), hand_over_s=2e-5)
+    return Day(seed=SEED, size=0.0, models=(model,), traffic=(crowd,), hand_over_s=2e-5)
 
 
 def answered_share(simulation: Simulation, slower: float = 1.0) -> float:
@@ -72,7 +72,7 @@ def test_a_model_that_was_slow_is_trusted_again() -> None:
         max_batch_size=8, per_batch_s=2e-3, per_row_s=4e-4, slow=slow, slow_factor=25.0
     )
     crowd = TrafficPlan(calls=2000, rate_per_s=200.0, deadlines=(DEADLINE,))
-    simulation = Simulation(Day(seed=SEED, models=(model,), traffic=(crowd,))).play()
+    simulation = Simulation(Day(seed=SEED, size=0.0, models=(model,), traffic=(crowd,))).play()
     refused = simulation.book.outcomes()["would_miss_deadline"]
     assert refused > 300, f"seed {SEED}: the model was not slow enough for this test"
     recovered_s = simulation.day.starts_s + slow.to_s + 2.0

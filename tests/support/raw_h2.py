@@ -149,6 +149,10 @@ class RawGrpc:
             self.pump()
         return outcome
 
+    def peek(self, stream_id: int) -> Outcome:
+        """What is known of a call so far."""
+        return self._outcomes[stream_id]
+
     def ask(self, message: bytes, path: str = INFER, headers: Fields = ()) -> Outcome:
         """One call from start to end."""
         return self.outcome(self.start(message, path, headers))

@@ -128,7 +128,7 @@ def test_a_part_with_a_wrong_number_of_rows_is_an_error() -> None:
 
 def poisoned(error: Exception) -> Callable[[Sequence[Tensor]], list[Tensor]]:
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-        if np.any(np.signbit(inputs[0])):  # type: ignore[call-overload]
+        if np.any(np.signbit(inputs[0])):
             raise error
         return doubled(inputs)
 
