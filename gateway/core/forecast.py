@@ -10,6 +10,9 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
 from gateway.core.batch import Batch, BatchLimits, BatchReason, ItemT, Key, QueueItem
 from gateway.core.service_time import ServiceTime
 
@@ -92,15 +95,17 @@ def finish_s(
     elif running:
         rest = min(room, rest + max(batch.rows for batch in running))
     rounds, place = divmod(full, limits.instances)
-    place -= limits.instances - len(running)  # the free instances come first
-    start_s = now
-    if place >= 0:
-        ends_s = sorted(batch.started_s + batch.expected_s for batch in running)
-        start_s = max(now, ends_s[place])
-    wait_s = start_s - now + rounds * service_time.predict_s(room)
+    wait_s = _waits_s(now, limits, running)[place] + rounds * service_time.predict_s(room)
     if running:
         wait_s *= HEADROOM
     return now + wait_s + service_time.predict_s(rest)
+
+
+def _waits_s(now: float, limits: BatchLimits, running: Sequence[Batch[Any]]) -> list[float]:
+    """How long until each instance is free, the free ones first."""
+    ends_s = sorted(batch.started_s + batch.expected_s for batch in running)
+    free = limits.instances - len(running)
+    return [0.0] * free + [max(0.0, end_s - now) for end_s in ends_s]
 
 
 def late_or_tight(
@@ -144,3 +149,56 @@ def late_or_tight(
         del bucket[:whole]
         if not bucket:
             del queues[name]
+
+
+def pushes_into_trouble(
+    load: int,
+    ahead: int,
+    behind: Sequence[Key],
+    now: float,
+    limits: BatchLimits,
+    service_time: ServiceTime,
+    running: Sequence[Batch[Any]],
+) -> bool:
+    """Whether ``load`` more rows before ``behind`` put one of them into trouble that it was not in, nearly.
+
+    For queues too long to walk through: one pass of NumPy, as if rows of all shapes filled batches without a gap.
+    ``ahead`` rows stand before both; ``behind`` is in the order in which it will run. Trouble is to end after the
+    deadline, or to have no headroom left before it.
+    """
+    deadlines_s = np.array([key[1] for key in behind])
+    if limits.batched:
+        rows = np.array([key[3].rows - key[3].taken_rows for key in behind])
+    else:
+        rows = np.ones(len(behind), dtype=np.int64)
+    loads = ahead + np.cumsum(rows)
+    waits_s, runs_s = _waits_and_runs_s(loads, now, limits, service_time, running)
+    later_waits_s, later_runs_s = _waits_and_runs_s(
+        loads + load, now, limits, service_time, running
+    )
+    slacks_s = deadlines_s - now
+    for headroom in (1.0, HEADROOM):
+        fine = headroom * waits_s + runs_s <= slacks_s
+        fine_later = headroom * later_waits_s + later_runs_s <= slacks_s
+        if bool(np.any(fine & ~fine_later)):
+            return True
+    return False
+
+
+def _waits_and_runs_s(
+    loads: npt.NDArray[np.int64],
+    now: float,
+    limits: BatchLimits,
+    service_time: ServiceTime,
+    running: Sequence[Batch[Any]],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """As ``finish_s`` for many loads at once, without headroom: (until its batch starts, how long that runs)."""
+    room = limits.max_batch_rows if limits.batched else 1
+    full = np.maximum(0, loads - 1) // room
+    rounds, place = np.divmod(full, limits.instances)
+    waits_s = np.array(_waits_s(now, limits, running))[place] + rounds * service_time.predict_s(
+        room
+    )
+    growth = max((batch.rows for batch in running), default=0)
+    rest = np.where(full > 0, room, np.minimum(room, loads + growth))
+    return waits_s, service_time.per_batch_s + service_time.per_row_s * rest

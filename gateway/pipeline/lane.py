@@ -22,7 +22,7 @@ from gateway.ports import Clock, Servable
 
 logger = logging.getLogger("headrace.lane")
 
-WRITE_MARGIN_S = 50e-6
+WRITE_MARGIN_S = 200e-6
 """An answer must still be encoded and written after it is judged in time; this is what that takes."""
 
 

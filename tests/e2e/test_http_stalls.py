@@ -184,6 +184,8 @@ def test_a_slow_reader_gets_everything(strict: ServerProcess) -> None:
         connection.send(post_infer("blob", large))
         received = 0
         while received < rows * BLOB_BYTES:
-            received += len(connection.socket.recv(65536))
+            data = connection.socket.recv(65536)
+            assert data, f"cut after {received} bytes and {time.monotonic() - began_s:.1f} s"
+            received += len(data)
             time.sleep(3 * LIMIT_S * 65536 / (rows * BLOB_BYTES))
         assert time.monotonic() - began_s > 2 * LIMIT_S

@@ -16,13 +16,14 @@ from gateway.app import Serving
 from gateway.core.batch import RefusalReason
 from gateway.errors import ErrorCode, HeadraceError
 from gateway.messages import Prediction
+from gateway.pipeline.lane import WRITE_MARGIN_S
 from tests.sim.lane_book import TINY_S, LaneBook
 from tests.sim.plans import Day
 from tests.sim.records import CallRecord, History
 from tests.sim.rows import is_answer
 from tests.sim.virtual_loop import VirtualLoop
 
-MARGIN_S = 60e-6
+MARGIN_S = WRITE_MARGIN_S + TINY_S
 """A call may be given up this long before its deadline although its rows have run: the answer has to be written."""
 
 
