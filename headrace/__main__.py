@@ -45,22 +45,24 @@ def _port(what: str, default: int) -> Any:
         min=0,
         max=65535,
         show_default=False,
-        help=f"{what}; 0 picks a free one and prints it. [default: {default}]",
+        help=f"{what}; 0 picks a free one and prints it. \\[default: {default}]",
     )
 
 
 # No defaults here: those stand in gateway/settings.py, and what is not given must not hide the file's value.
+# The backslash keeps them in the help: rich would take what stands in brackets for its markup.
 Models = Annotated[
     Path | None,
     typer.Option(
-        show_default=False, help="Folder with <model>/<version>/model.onnx. [default: models]"
+        show_default=False, help="Folder with <model>/<version>/model.onnx. \\[default: models]"
     ),
 ]
 HttpPort = Annotated[int | None, _port("REST port", 8000)]
 GrpcPort = Annotated[int | None, _port("gRPC port", 8001)]
 AdminPort = Annotated[int | None, _port("Port for metrics and status", 8002)]
 Host = Annotated[
-    str | None, typer.Option(show_default=False, help="Address to listen on. [default: 127.0.0.1]")
+    str | None,
+    typer.Option(show_default=False, help="Address to listen on. \\[default: 127.0.0.1]"),
 ]
 AccessLog = Annotated[
     bool | None, typer.Option(show_default=False, help="Log a line for each infer call.")
@@ -68,7 +70,7 @@ AccessLog = Annotated[
 Config = Annotated[
     Path | None,
     typer.Option(
-        show_default=False, help="Settings file. [default: headrace.toml here, if there is one]"
+        show_default=False, help="Settings file. \\[default: headrace.toml here, if there is one]"
     ),
 ]
 

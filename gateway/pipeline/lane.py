@@ -22,6 +22,8 @@ from gateway.ports import Clock, Servable
 
 logger = logging.getLogger("headrace.lane")
 
+INLINE_TURN_S = 1e-3
+"""How long one lane may hold the loop with inline batches before sockets and other lanes get their turn."""
 WRITE_MARGIN_S = 200e-6
 """An answer must still be encoded and written after it is judged in time; this is what that takes."""
 
@@ -111,12 +113,15 @@ class Lane:
             raise self._refused(refusal, request)
         if queue.has_free_instance:
             # At the end of this turn of the loop: requests that arrived in the same turn share the batch.
-            if not self._pump_is_due:
-                self._pump_is_due = True
-                self._loop.call_soon(self._pump)
+            self._pump_soon()
         elif self._timer is None or request.deadline_s < self._timer_due_s:
             self._arm_timer()
         return ticket
+
+    def _pump_soon(self) -> None:
+        if not self._pump_is_due:
+            self._pump_is_due = True
+            self._loop.call_soon(self._pump)
 
     def withdraw(self, ticket: Ticket) -> None:
         """The caller went away: forget the ticket; its neighbours do not notice."""
@@ -157,13 +162,16 @@ class Lane:
         """Expire what is late, start what may start, arm one timer for the rest."""
         self._pump_is_due = False
         queue = self.queue
-        now = self._clock()
+        now = began_s = self._clock()
         self._expire(now)
         while (batch := queue.take(now)) is not None:
             if self._run_cost.predict_s(batch.rows) <= self._inline_limit_s:
                 self._complete(batch, self._execute(batch), inline=True)
                 now = self._clock()
                 self._expire(now)
+                if now - began_s > INLINE_TURN_S:
+                    self._pump_soon()  # whoever waits for the loop gets it in between
+                    break
             else:
                 self._start(batch)
         self._arm_timer()

@@ -12,7 +12,7 @@ from math import inf
 
 from backends.errors import InvalidModelInput
 from gateway.errors import ErrorCode
-from gateway.pipeline.lane import Lane
+from gateway.pipeline.lane import INLINE_TURN_S, Lane
 from gateway.telemetry.metrics import LaneMetrics
 from tests.sim.plans import ModelPlan
 from tests.sim.records import CallRecord, History
@@ -244,6 +244,8 @@ class LaneBook:
     def _check_conserving(self, bucket: Bucket) -> None:
         """What entered in an earlier turn has been started, or waits for company within its time."""
         turn = self._loop.turn
+        if self._loop.now_s - self._loop.turn_started_s > INLINE_TURN_S:
+            return  # a lane that held the loop this long lets the others have a turn first
         waited = [record for _, record in bucket if record.enqueued_turn < turn]
         if not waited:
             return

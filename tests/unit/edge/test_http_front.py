@@ -4,6 +4,7 @@ import gzip
 import logging
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,16 +33,16 @@ from tests.support.servables import StubServable, stub, tensor_spec
 
 NOW_S = 100.0
 ALL_JSON = OutputEncoding(())
-UNPACK = {"gzip": gzip.decompress, "deflate": zlib.decompress}
+UNPACK: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.decompress, "deflate": zlib.decompress}
 
 
 class Front:
     """The front of one model, and what it counted."""
 
-    def __init__(self, *, access_log: bool = False) -> None:
+    def __init__(self, *, datatype: str = "FP32", access_log: bool = False) -> None:
         self.counted = FrontMetrics()
         self.model: StubServable = stub(
-            [tensor_spec("x", "FP32", -1)], [tensor_spec("y", "FP32", -1)], max_batch_size=8
+            [tensor_spec("x", "FP32", -1)], [tensor_spec("y", datatype, -1)], max_batch_size=8
         )
 
         async def nobody(request: PredictRequest) -> Prediction:
@@ -120,8 +121,9 @@ def test_a_failure_is_json_with_its_status_and_is_counted_by_code() -> None:
 
 
 def test_an_answer_that_json_cannot_carry_is_a_failure() -> None:
-    front = Front()
-    reply = front.answered(np.array([np.nan], np.float32))
+    """Bytes that are no text; as a binary tensor they would travel."""
+    front = Front(datatype="BYTES")
+    reply = front.answered(np.array([b"\xff"], object))
     assert reply.status == 400
     assert "error" in orjson.loads(reply.body)
     assert front.counted.calls == Counter({("http", "invalid_argument"): 1})
