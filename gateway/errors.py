@@ -32,6 +32,10 @@ class ErrorCode(Enum):
     """Our fault, or the model's."""
 
 
+class CallCancelled(BaseException):
+    """The caller went away. Thrown into a call at its wait; no ``except Exception`` may swallow it."""
+
+
 class HeadraceError(Exception):
     """A failed call: a code for programs, a sentence for people.
 

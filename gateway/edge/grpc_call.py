@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from gateway.core.call import Call
 from gateway.edge import grpc_wire
 from gateway.edge.grpc_methods import INFER_PATH, Method
 from gateway.edge.http_body import inflate, inflate_small
@@ -16,7 +17,6 @@ from gateway.edge.proto_codec import decode_infer, encode_prediction
 from gateway.edge.status import as_headrace_error
 from gateway.errors import ErrorCode, HeadraceError, invalid
 from gateway.messages import NO_DEADLINE_S, Prediction, PredictRequest
-from gateway.pipeline.call import Call
 
 if TYPE_CHECKING:
     from gateway.edge.grpc_connection import GrpcConnection

@@ -18,14 +18,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway.core.call import Call
 from gateway.edge.http_body import expand, read_body, too_large
 from gateway.edge.http_front import HttpFront, Reply, error_reply
 from gateway.edge.infer_head import InferPlan, wanted_compression
 from gateway.edge.json_codec import OutputEncoding, decode_infer
 from gateway.edge.server_info import ServerInfo
-from gateway.errors import ErrorCode, HeadraceError, invalid
+from gateway.errors import CallCancelled, ErrorCode, HeadraceError, invalid
 from gateway.messages import Prediction, PredictRequest
-from gateway.pipeline.call import Call
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -106,7 +106,7 @@ class DataRoutes:
             )
             prediction, failure = await self._predict(request, decoded)
         except ClientDisconnect:
-            failure = asyncio.CancelledError()
+            failure = CallCancelled()
         except HeadraceError as error:
             failure = error
         return _response(front.reply(plan, decoded, encoding, prediction, failure))

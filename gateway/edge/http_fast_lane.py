@@ -19,12 +19,12 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from gateway.core.call import Call
 from gateway.edge.http_front import HttpFront, Reply, error_reply, serialize
 from gateway.edge.infer_head import InferPlan, content_length, plan_of_head, without_upgrade
 from gateway.edge.json_codec import OutputEncoding, decode_infer, encode_error
 from gateway.errors import ErrorCode, HeadraceError, invalid
 from gateway.messages import Prediction, PredictRequest
-from gateway.pipeline.call import Call
 
 RESERVE_FROM_BYTES = 64 * 1024
 """Bodies above this are counted by admission while they arrive."""

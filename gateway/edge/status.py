@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import math
-from asyncio import CancelledError
 
-from gateway.errors import ErrorCode, HeadraceError
+from gateway.errors import CallCancelled, ErrorCode, HeadraceError
 
 logger = logging.getLogger("headrace.edge")
 
@@ -48,7 +47,7 @@ def as_headrace_error(error: BaseException) -> HeadraceError:
     """
     if isinstance(error, HeadraceError):
         ours = error
-    elif isinstance(error, CancelledError):
+    elif isinstance(error, CallCancelled):
         ours = HeadraceError(ErrorCode.CANCELLED, "the caller went away")
     else:
         logger.error("a request failed in a way nobody expected", exc_info=error)

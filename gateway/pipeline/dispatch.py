@@ -6,10 +6,10 @@ never batch or run anything itself.
 
 from __future__ import annotations
 
-from asyncio import CancelledError
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from gateway.errors import CallCancelled
 from gateway.messages import Prediction, RoutedRequest
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Dispatch:
             ticket = lane.submit(routed.request)
             try:
                 return await ticket
-            except CancelledError:
+            except CallCancelled:
                 lane.withdraw(ticket)
                 raise
         finally:

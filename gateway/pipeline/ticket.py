@@ -12,14 +12,23 @@ import numpy as np
 
 from backends.signature import Tensor
 from gateway.core.batch import QueueItem
+from gateway.core.call import Promise
 from gateway.messages import Prediction, PredictRequest
-from gateway.pipeline.call import Promise
 
 
 class Ticket(QueueItem, Promise[Prediction]):
     """One request inside a lane."""
 
-    __slots__ = ("_pieces", "error", "inputs", "outputs", "received_s", "result", "settled", "waiter")
+    __slots__ = (
+        "_pieces",
+        "error",
+        "inputs",
+        "outputs",
+        "received_s",
+        "result",
+        "settled",
+        "waiter",
+    )
 
     def __init__(self, request: PredictRequest, bucket: Hashable) -> None:
         self.rows = request.rows

@@ -29,6 +29,7 @@ ALLOWED = {
     "collections",
     "dataclasses",
     "enum",
+    "contextlib",
     "functools",
     "heapq",
     "itertools",

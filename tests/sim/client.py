@@ -6,11 +6,11 @@ that writing takes, and then lets its crowd react. What goes wrong is noted in t
 
 from __future__ import annotations
 
-from asyncio import CancelledError
 from collections.abc import Callable
 
+from gateway.core.call import Call
+from gateway.errors import CallCancelled
 from gateway.messages import Prediction, PredictRequest
-from gateway.pipeline.call import Call
 from tests.sim.day_book import DayBook
 from tests.sim.lane_book import LaneBook
 from tests.sim.records import CallRecord
@@ -79,7 +79,7 @@ class SimCall(Call[Prediction]):
     def finish(self, result: Prediction | None, error: BaseException | None) -> None:
         record, loop = self.record, self._loop
         refusal = "" if record.reached_lane else self._newly_shed()
-        if record.cancelling and record.reached_lane and isinstance(error, CancelledError):
+        if record.cancelling and record.reached_lane and isinstance(error, CallCancelled):
             record.cancelled_after_outcome = self._newly_shed() != "cancelled"
         self._book.ended(record, self._lane, result, error, refusal)
         if error is None:

@@ -7,14 +7,13 @@ callers raise.
 
 from __future__ import annotations
 
-from asyncio import CancelledError
 from collections import Counter
 from heapq import heappop, heappush
 from math import inf
 
 from gateway.app import Serving
 from gateway.core.batch import RefusalReason
-from gateway.errors import ErrorCode, HeadraceError
+from gateway.errors import CallCancelled, ErrorCode, HeadraceError
 from gateway.messages import Prediction
 from gateway.pipeline.lane import WRITE_MARGIN_S
 from tests.sim.lane_book import TINY_S, LaneBook
@@ -114,7 +113,7 @@ class DayBook:
         if error is None:
             record.outcome = "answer"
             problem = self._judge_answer(record, lane, result)
-        elif isinstance(error, CancelledError):
+        elif isinstance(error, CallCancelled):
             record.outcome = "cancelled"
             problem = "" if record.cancelling else "cancelled, but its caller never went away"
         elif not isinstance(error, HeadraceError):

@@ -6,7 +6,6 @@ What a bug looks like from outside stands beside it: the words of a complaint th
 
 from __future__ import annotations
 
-from asyncio import CancelledError
 from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
@@ -21,7 +20,7 @@ from gateway.core.batch import Batch, BatchLimits, BatchReason, Refusal, Refusal
 from gateway.core.batching import BatchQueue
 from gateway.core.servables import ServableTable, ServableVersion
 from gateway.core.service_time import ServiceTime
-from gateway.errors import HeadraceError
+from gateway.errors import CallCancelled, HeadraceError
 from gateway.messages import Prediction, PredictRequest
 from gateway.pipeline import execution, lane
 from gateway.pipeline.execution import Outcome
@@ -124,7 +123,7 @@ def cancelling_cancels_the_neighbours(patch: pytest.MonkeyPatch) -> None:
             members = [member for member, _, _ in batch.parts]
             for neighbour in members if ticket in members else ():
                 if self.queue.withdraw(neighbour):
-                    neighbour.settle(None, CancelledError())
+                    neighbour.settle(None, CallCancelled())
 
     patch.setattr(Lane, "withdraw", all_of_them)
 

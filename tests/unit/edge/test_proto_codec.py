@@ -5,50 +5,13 @@ import numpy as np
 import pytest
 
 from backends.signature import NUMPY_DTYPES
-from gateway.edge.proto_codec import decode_infer, encode_prediction
+from gateway.edge.proto_codec import decode_infer
 from gateway.edge.proto_contents import CONTENTS_FIELDS
-from gateway.edge.proto_reply import MAX_KNOWN, length_prefix
 from gateway.edge.tensor_bytes import write_elements
 from gateway.errors import ErrorCode, HeadraceError, invalid
-from gateway.messages import NO_DEADLINE_S, Prediction, PredictRequest
-from protos.inference import ModelInferRequest, ModelInferResponse
-from tests.support.servables import StubServable, stub, tensor_spec
-
-
-def model(*inputs: Any, **settings: Any) -> StubServable:
-    inputs = inputs or (tensor_spec("x", "FP32", -1, 3),)
-    outputs = [tensor_spec(name, "FP32", -1) for name in ("p", "q", "r")]
-    return stub(list(inputs), outputs, **settings)
-
-
-def request_for(
-    *tensors: tuple[str, str, tuple[int, ...], bytes | None], **fields: Any
-) -> ModelInferRequest:
-    """Inputs of (name, datatype, shape, raw bytes or None)."""
-    message = ModelInferRequest(**({"model_name": "m"} | fields))
-    for name, datatype, shape, raw in tensors:
-        message.inputs.add(name=name, datatype=datatype, shape=shape)
-        if raw is not None:
-            message.raw_input_contents.append(raw)
-    return message
-
-
-ONE_ROW = ("x", "FP32", (1, 3), np.array([1, 2, 3], np.float32).tobytes())
-
-
-def decode(
-    message: ModelInferRequest | bytes, target: StubServable | None = None
-) -> PredictRequest:
-    target = target or model()
-    data = message if isinstance(message, bytes) else message.SerializeToString()
-    return decode_infer(data, 100.0, lambda _name, _version: target)
-
-
-def refused(message: ModelInferRequest | bytes, target: StubServable | None = None) -> str:
-    with pytest.raises(HeadraceError) as caught:
-        decode(message, target)
-    assert caught.value.code is ErrorCode.INVALID_ARGUMENT
-    return caught.value.message
+from gateway.messages import NO_DEADLINE_S
+from tests.support.proto_requests import ONE_ROW, decode, model, refused, request_for
+from tests.support.servables import StubServable, tensor_spec
 
 
 class TestRequest:
@@ -321,89 +284,6 @@ class TestRefusals:
         target = model(tensor_spec("x", "BYTES", -1))
         message = request_for(("x", "BYTES", (1,), b"\5\0\0\0a"))
         assert "claims 5" in refused(message, target)
-
-
-class TestReply:
-    def encode(
-        self,
-        target: StubServable,
-        outputs: list[Any],
-        request_id: str = "",
-        wanted: tuple[int, ...] | None = None,
-    ) -> ModelInferResponse:
-        wanted = target.signature.all_outputs if wanted is None else wanted
-        request = PredictRequest("m", "", request_id, (), 1, wanted, NO_DEADLINE_S, 1, 0.0, 0)
-        data = encode_prediction(request, Prediction(target, outputs))
-        reply = ModelInferResponse.FromString(data)
-        # The same as a message that protobuf was asked to fill.
-        expected = ModelInferResponse(
-            model_name=target.name, model_version=target.version, id=request_id
-        )
-        for index in wanted:
-            spec, tensor = target.signature.outputs[index], outputs[index]
-            expected.outputs.add(name=spec.name, datatype=spec.datatype, shape=tensor.shape)
-            is_text = spec.datatype == "BYTES"
-            expected.raw_output_contents.append(
-                write_elements(tensor) if is_text else tensor.tobytes()
-            )
-        assert reply == expected
-        assert len(data) == expected.ByteSize()
-        return reply
-
-    @pytest.mark.parametrize("datatype", NUMPY_DTYPES)
-    @pytest.mark.parametrize("shape", [(1, 1), (200, 300), (0, 5), ()])
-    def test_each_datatype(self, datatype: str, shape: tuple[int, ...]) -> None:
-        spec = tensor_spec("y", datatype, *([-1] * len(shape)))
-        tensor = np.ones(shape, spec.dtype)
-        if datatype == "BYTES":
-            tensor = np.full(shape, b"ab", np.object_)
-        target = stub([], [spec])
-        for _ in range(2):
-            self.encode(target, [tensor])
-            self.encode(target, [tensor], "r-1")
-
-    def test_several_outputs(self) -> None:
-        target = stub(
-            [],
-            [
-                tensor_spec("p", "FP32", -1),
-                tensor_spec("q", "BYTES", -1),
-                tensor_spec("r", "INT64", -1, 2),
-            ],
-        )
-        outputs = [
-            np.array([1.5], np.float32),
-            np.array([b"a", "ä"], np.object_),
-            np.array([[2, 3]]),
-        ]
-        for wanted in ((0, 1, 2), (2, 0), (1,), (1, 2), ()):
-            for request_id in ("", "i", "ä" * 100, "x" * 20_000):
-                self.encode(target, outputs, request_id, wanted)
-
-    def test_shapes_change_between_replies(self) -> None:
-        target = stub([], [tensor_spec("p", "UINT8", -1), tensor_spec("q", "UINT8", -1)])
-        for rows in (1, 127, 128, 129, 1):
-            tensor = np.ones(rows, np.uint8)
-            self.encode(target, [tensor, tensor[: rows // 2]])
-            self.encode(target, [tensor, tensor], wanted=(1,))
-
-    def test_the_templates_are_bounded(self) -> None:
-        target = stub([], [tensor_spec("y", "UINT8", -1)])
-        request = PredictRequest("m", "", "", (), 1, (0,), NO_DEADLINE_S, 1, 0.0, 0)
-        for rows in range(MAX_KNOWN + 10):
-            encode_prediction(request, Prediction(target, [np.zeros(rows, np.uint8)]))
-        assert len(target.reply_templates["proto_reply"]._known) <= MAX_KNOWN
-
-
-@pytest.mark.parametrize("length", [0, 1, 127, 128, 300, 2**14 - 1, 2**14, 2**31 - 1, 2**35])
-def test_lengths_are_written_as_protobuf_does(length: int) -> None:
-    written = length_prefix(length)
-    value = 0
-    for i, byte in enumerate(written):
-        value |= (byte & 127) << (7 * i)
-    assert value == length
-    assert all(byte & 128 for byte in written[:-1])
-    assert not written[-1] & 128
 
 
 def test_a_catalog_may_refuse_in_its_own_words() -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-from asyncio import CancelledError
 from http import HTTPStatus
 
 import pytest
@@ -12,7 +11,7 @@ from gateway.edge.status import (
     as_headrace_error,
     retry_after_header_s,
 )
-from gateway.errors import ErrorCode, HeadraceError
+from gateway.errors import CallCancelled, ErrorCode, HeadraceError
 
 # grpc/status.h, by number.
 OK, UNKNOWN, RESOURCE_EXHAUSTED = 0, 2, 8
@@ -53,7 +52,7 @@ def test_our_own_errors_pass_unchanged() -> None:
 
 
 def test_a_cancellation_is_the_callers_end() -> None:
-    assert as_headrace_error(CancelledError()).code is ErrorCode.CANCELLED
+    assert as_headrace_error(CallCancelled()).code is ErrorCode.CANCELLED
 
 
 @pytest.mark.parametrize("error", [KeyError("secret"), MemoryError(), AssertionError("secret")])

@@ -9,10 +9,10 @@ from typing import Any
 from backends.signature import Tensor
 from gateway.core.batch import Batch, BatchLimits
 from gateway.core.batching import BatchQueue
+from gateway.core.call import Call
 from gateway.core.service_time import ServiceTime
 from gateway.errors import HeadraceError
 from gateway.messages import Prediction, PredictRequest
-from gateway.pipeline.call import Call
 from gateway.pipeline.execution import Outcome
 from gateway.pipeline.lane import Lane
 from gateway.pipeline.ticket import Ticket

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from asyncio import CancelledError
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +9,11 @@ import pytest
 
 from backends.signature import Signature
 from gateway.core.admission import Admission, AdmissionLimits
+from gateway.core.call import Call, Promise
 from gateway.core.servables import ModelStatus, ServableState, ServableTable, ServableVersion
-from gateway.errors import ErrorCode, HeadraceError
+from gateway.errors import CallCancelled, ErrorCode, HeadraceError
 from gateway.messages import Prediction, PredictRequest, RoutedRequest
 from gateway.pipeline.admit import Admit
-from gateway.pipeline.call import Call, Promise
 from gateway.pipeline.dispatch import Dispatch
 from gateway.pipeline.route import Route
 from tests.unit.pipeline.lane_world import NEVER_INLINE_S, World
@@ -190,7 +189,7 @@ def test_a_caller_that_goes_away_withdraws_its_request(running: bool) -> None:
     if running:
         served.world.loop.turn()
     gone.cancel()
-    assert isinstance(gone.endings[0], CancelledError)
+    assert isinstance(gone.endings[0], CallCancelled)
     assert served.version.handles == 1
     assert served.world.meters.shed_reasons == {"cancelled": 1}
     served.world.loop.turn()

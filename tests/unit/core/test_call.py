@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from gateway.pipeline.call import Call, Promise
+from gateway.core.call import Call, Promise
+from gateway.errors import CallCancelled
 
 Ending = tuple[str | None, BaseException | None]
 
@@ -174,7 +174,7 @@ def test_cancelling_a_call_that_waits_unwinds_it_at_once() -> None:
 
     one = call(hop(Later()))
     one.cancel()
-    assert isinstance(one.error, CancelledError)
+    assert isinstance(one.error, CallCancelled)
     assert unwound == ["released"]
     assert not one.running
 
@@ -211,7 +211,7 @@ def test_an_error_while_unwinding_is_how_the_call_ends() -> None:
     async def clumsy() -> str:
         try:
             return await Later()
-        except CancelledError:
+        except CallCancelled:
             raise LookupError("while unwinding") from None
 
     one = call(clumsy())
@@ -223,7 +223,7 @@ def test_a_hop_that_answers_its_cancellation_has_answered() -> None:
     async def stubborn() -> str:
         try:
             return await Later()
-        except CancelledError:
+        except CallCancelled:
             return "had it already"
 
     one = call(stubborn())
@@ -236,7 +236,7 @@ def test_a_hop_that_swallows_its_cancellation_does_not_go_on() -> None:
     unwound: list[str] = []
 
     async def deaf() -> str:
-        with suppress(CancelledError):
+        with suppress(CallCancelled):
             await Later()
         try:
             return await second
@@ -245,7 +245,7 @@ def test_a_hop_that_swallows_its_cancellation_does_not_go_on() -> None:
 
     one = call(deaf())
     one.cancel()
-    assert isinstance(one.error, CancelledError)
+    assert isinstance(one.error, CallCancelled)
     assert unwound == ["closed"]
     second.settle("nobody listens")
     assert len(one.endings) == 1
@@ -262,7 +262,7 @@ def test_a_hop_that_cannot_even_be_closed_ends_too() -> None:
 
     one = call(unclosable())
     one.cancel()
-    assert isinstance(one.error, CancelledError)
+    assert isinstance(one.error, CallCancelled)
 
 
 # -- a finish that fails --------------------------------------------------------------------------

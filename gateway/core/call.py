@@ -4,17 +4,18 @@ The hops are coroutines because they read well and compose, but an asyncio task 
 A ``Call`` steps one coroutine by hand: it runs until it waits for a ``Promise``, and continues, synchronously,
 the moment that promise is settled. A whole batch of answers is therefore written in one sweep of the loop.
 
-This module must never import asyncio's task machinery into the path, and never swallow an exception: each call ends
-exactly once, in ``finish``.
+It knows no event loop, no clock and no task; and it must never swallow an exception: each call ends exactly once, in
+``finish``.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from asyncio import CancelledError
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from gateway.errors import CallCancelled
 
 ResultT = TypeVar("ResultT")
 
@@ -80,7 +81,7 @@ class Call(ABC, Generic[ResultT]):
         except BaseException as error:
             self._coroutine = None
             self.finish(None, error)
-            if not isinstance(error, (Exception, CancelledError)):
+            if not isinstance(error, (Exception, CallCancelled)):
                 raise
         else:
             self._promise = promise
@@ -93,7 +94,7 @@ class Call(ABC, Generic[ResultT]):
             return
         self._coroutine = self._promise = None
         promise.waiter = None
-        error: BaseException = CancelledError()
+        error: BaseException = CallCancelled()
         try:
             coroutine.throw(error)
         except StopIteration as stop:
