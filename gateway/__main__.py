@@ -43,6 +43,8 @@ async def _serve(gateway: Gateway, say: Callable[[str], None]) -> int:
     try:
         repository = await gateway.load(tell)
         await asyncio.sleep(0)
+        for bad in repository.desired.problems:  # what could not even be tried
+            say(f"{'/'.join(filter(None, (bad.name, bad.version)))} REFUSED: {bad.reason}")
         if stop.is_set():
             return 0
         await gateway.start()

@@ -177,7 +177,7 @@ def pushes_into_trouble(
         loads + load, now, limits, service_time, running
     )
     slacks_s = deadlines_s - now
-    for headroom in (1.0, HEADROOM):
+    for headroom in (1.0, HEADROOM) if running else (1.0,):
         fine = headroom * waits_s + runs_s <= slacks_s
         fine_later = headroom * later_waits_s + later_runs_s <= slacks_s
         if bool(np.any(fine & ~fine_later)):

@@ -23,6 +23,7 @@ from gateway.core.call import Call
 from gateway.edge.http_front import HttpFront, Reply, error_reply, serialize
 from gateway.edge.infer_head import InferPlan, content_length, plan_of_head, without_upgrade
 from gateway.edge.json_codec import OutputEncoding, decode_infer, encode_error
+from gateway.edge.listeners import has_unread
 from gateway.errors import ErrorCode, HeadraceError, invalid
 from gateway.messages import Prediction, PredictRequest
 
@@ -148,7 +149,7 @@ class FastLaneProtocol(HttpToolsProtocol):
         if self._is_answered_early:
             self._linger()
             return
-        if not self._at_boundary or self._missing_bytes:
+        if not self._at_boundary or self._missing_bytes or has_unread(self.transport):
             return  # a request is still arriving: its answer will say "connection: close"
         super().shutdown()
 

@@ -6,14 +6,22 @@ Decides how a port is claimed and what a person reads when it cannot be. It must
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import errno
+import select
 import socket
+import struct
 from typing import Any
 
 import uvicorn
 
 BACKLOG = 2048
 LOOP_TURN_S = 0.02
+SO_ATTACH_FILTER = 26
+BPF_RETURN = 0x06
+LAST_WORDS_S = 0.1
+"""From the closing of the port to the closing of silent connections."""
 
 
 class ListenError(Exception):
@@ -49,6 +57,32 @@ def address_of(claimed: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def accept_all(listening: socket.socket) -> list[socket.socket]:
+    """Every connection that waits to be accepted, before the listener closes and resets what it has not accepted.
+
+    Between the last ``accept`` and ``close`` more might come: so first the kernel drops new ones at the door, by a
+    packet filter of one instruction, "keep 0 bytes". They try again and find the port closed, or its next owner.
+    """
+    program = ctypes.create_string_buffer(struct.pack("HBBI", BPF_RETURN, 0, 0, 0))
+    with contextlib.suppress(OSError):  # without filters, a few may be reset
+        listening.setsockopt(
+            socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program))
+        )
+    accepted = []
+    while True:
+        try:
+            accepted.append(listening.accept()[0])
+        except OSError:
+            return accepted
+
+
+def has_unread(transport: asyncio.Transport) -> bool:
+    """Whether bytes have arrived that the loop has not read; closing now would reset the connection."""
+    watch = select.poll()
+    watch.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(watch.poll(0))
+
+
 class HttpServer:
     """One uvicorn server on one socket, driven by us instead of by its own main loop and signal handlers."""
 
@@ -76,6 +110,14 @@ class HttpServer:
         """The open connections' protocol objects."""
         return self._server.server_state.connections
 
+    def _protocol(self) -> asyncio.Protocol:
+        config, server = self._server.config, self._server
+        make: Any = config.http_protocol_class
+        protocol: asyncio.Protocol = make(
+            config=config, server_state=server.server_state, app_state=server.lifespan.state
+        )
+        return protocol
+
     async def start(self) -> None:
         """Accept connections."""
         config = self._server.config
@@ -85,6 +127,13 @@ class HttpServer:
 
     async def stop(self, timeout_s: float) -> None:
         """Close the port, let running requests finish, cut what is left after the timeout."""
+        late = accept_all(self._socket)
+        for server in self._server.servers:
+            server.close()
+        for accepted in late:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, accepted)
+        # What connected or spoke up to now is read, and its answer closes; then come those that say nothing.
+        await asyncio.sleep(min(LAST_WORDS_S, timeout_s))
         try:
             await asyncio.wait_for(self._server.shutdown(sockets=[self._socket]), timeout_s)
         except TimeoutError:

@@ -89,6 +89,7 @@ class RawGrpc:
             self.h2.local_settings = h2.settings.Settings(client=True, initial_values=settings)
         self.h2.initiate_connection()
         self.goaway: int | None = None
+        self.last_stream_id = 2**31 - 1
         self.pongs = 0
         self._grants = grants
         self._outcomes: dict[int, Outcome] = {}
@@ -202,6 +203,7 @@ class RawGrpc:
     def _take(self, event: h2.events.Event) -> None:
         if isinstance(event, h2.events.ConnectionTerminated):
             self.goaway = int(event.error_code or 0)
+            self.last_stream_id = event.last_stream_id or 0
             return
         if isinstance(event, h2.events.PingAckReceived):
             self.pongs += 1

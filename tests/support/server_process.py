@@ -53,6 +53,8 @@ class ServerProcess:
             "HEADRACE_" + key.replace(".", "_").upper(): str(value) for key, value in chosen.items()
         }
         self._addresses: dict[str, Address] = {}
+        self.said = ""
+        """All that the process said, once it was stopped."""
         self._process: subprocess.Popen[bytes] | None = None
 
     # -- life -------------------------------------------------------------------------------------
@@ -97,6 +99,12 @@ class ServerProcess:
             self.process.wait()
             raise AssertionError(f"no end after {within_s:g} s:\n{self.output}") from None
 
+    def forget(self) -> None:
+        """Let go of a process that has ended."""
+        assert self.process.poll() is not None, "it still runs"
+        self._process = None
+        self._log.close()
+
     def stop(self) -> None:
         """SIGTERM, then insist on exit code 0 and on a log without stack traces."""
         if self._process is None:
@@ -105,7 +113,7 @@ class ServerProcess:
             if self.process.poll() is None:
                 self.terminate()
             code = self.wait()
-            output = self.output
+            self.said = output = self.output
             assert code == 0, f"exit code {code}:\n{output}"
             assert "Traceback" not in output, output
         finally:

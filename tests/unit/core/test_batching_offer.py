@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.core.batch import ItemState, Refusal, RefusalReason
+from gateway.core.batching import WALK_REQUESTS
 from gateway.core.forecast import HEADROOM
 from tests.unit.core.items import Queue, item, members, offered, queue, reason, taken
 
@@ -260,6 +261,33 @@ def test_unbatched_nobody_is_overtaken_into_lateness() -> None:
     lane = queue(per_batch_s=1.0, batched=False, max_batch_rows=1)
     offered(lane, item(deadline_s=2.0), item(deadline_s=2.0))
     assert reason(lane.offer(item(deadline_s=1.5), 0.0)) is RefusalReason.WOULD_MISS_DEADLINE
+
+
+# -- the same in queues too long to walk through --------------------------------------------------
+
+
+def long_queue(deadline_s: float, priority: int) -> Queue:
+    """A busy lane with more waiting requests of four rows than are walked through; each is a batch of 2 s."""
+    lane = busy()
+    offered(lane, *[item(4, deadline_s, priority) for _ in range(WALK_REQUESTS + 1)])
+    return lane
+
+
+def test_in_a_long_queue_a_request_that_harms_nobody_overtakes() -> None:
+    lane = long_queue(deadline_s=1e6, priority=1)
+    [overtaker] = offered(lane, item(4, deadline_s=9.0))
+    assert members_of_next(lane) == [overtaker]
+
+
+def test_in_a_long_queue_a_request_that_would_make_others_late_is_refused() -> None:
+    lane = long_queue(deadline_s=HEADROOM * (1.25 + 2.0 * WALK_REQUESTS) + 2.5, priority=1)
+    refused = lane.offer(item(4, deadline_s=9.0), 0.0)
+    assert reason(refused) is RefusalReason.WOULD_MISS_DEADLINE
+
+
+def test_in_a_long_queue_a_more_urgent_level_may_make_others_late() -> None:
+    lane = long_queue(deadline_s=HEADROOM * (1.25 + 2.0 * WALK_REQUESTS) + 2.5, priority=2)
+    assert lane.offer(item(4, deadline_s=9.0, priority=1), 0.0) is None
 
 
 def test_nobody_without_a_deadline_is_ever_judged() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.core.batch import Batch, QueueItem
-from tests.unit.core.items import Queue, item, queue, reason
+from tests.unit.core.items import Queue, item, queue
 
 # -- an admitted request is never made late by a later one of its level ----------------------------
 
@@ -79,22 +79,27 @@ def test_an_admitted_request_is_never_made_late_by_a_later_one_of_its_level(
 
 
 class Day:
-    """Arrivals at random times with random patience, on a servable of known cost; then what became of them."""
+    """Arrivals at random times with random patience, on a servable of known cost; then what became of them.
+
+    A batch takes what was predicted, give or take the jitter.
+    """
 
     def __init__(
         self,
         lane: Queue,
         *,
-        arrivals: int,
         per_s: float,
         patience_s: tuple[float, float],
-        seed: int,
+        jitter: float = 0.0,
+        arrivals: int = 1200,
     ) -> None:
         self.lane = lane
+        self.jitter = jitter
         self.answered = self.late = self.expired = self.refused = 0
-        self.now = 0.0
+        self.now = self.ends_s = 0.0
         self.running: Batch[QueueItem] | None = None
-        dice = Random(seed)
+        self.dice = Random(7)
+        dice = Random(8)
         arrives_s = 0.0
         for _ in range(arrivals):
             arrives_s += dice.expovariate(per_s)
@@ -102,7 +107,7 @@ class Day:
             self.now = arrives_s
             self.expired += len(lane.expire(self.now))
             wish = item(deadline_s=self.now + dice.uniform(*patience_s))
-            self.refused += reason(lane.offer(wish, self.now)) is not None
+            self.refused += lane.offer(wish, self.now) is not None
             self._start()
         self._run_until(float("inf"))
         self.answered_per_s = self.answered / self.now
@@ -110,14 +115,13 @@ class Day:
     def _start(self) -> None:
         if self.running is None:
             self.running = self.lane.take(self.now)
+            if self.running is not None:
+                surprise = self.dice.uniform(1.0 - self.jitter, 1.0 + self.jitter)
+                self.ends_s = self.now + surprise * self.running.expected_s
 
     def _run_until(self, time_s: float) -> None:
-        while (batch := self.running) is not None:
-            ends_s = batch.started_s + batch.expected_s
-            if ends_s > time_s:
-                return
-            self.now = ends_s
-            self.running = None
+        while self.running is not None and self.ends_s <= time_s:
+            batch, self.running, self.now = self.running, None, self.ends_s
             for one in self.lane.finished(batch, self.now):
                 in_time = self.now <= one.deadline_s
                 self.answered += in_time
@@ -126,22 +130,43 @@ class Day:
             self._start()
 
 
-@pytest.mark.parametrize("patience_s", [(0.01, 0.01), (0.005, 0.02)], ids=["same", "mixed"])
-@pytest.mark.parametrize("costs_s", [(1e-3, 1e-5), (1e-4, 1e-4)], ids=["per_batch", "per_row"])
+PATIENCE_S = pytest.mark.parametrize(
+    "patience_s", [(0.01, 0.01), (0.005, 0.02)], ids=["same", "mixed"]
+)
+COSTS_S = pytest.mark.parametrize(
+    "costs_s", [(1e-3, 1e-5), (1e-4, 1e-4)], ids=["per_batch", "per_row"]
+)
+
+
+def capacity_per_s(costs_s: tuple[float, float]) -> float:
+    return 64 / (costs_s[0] + costs_s[1] * 64)
+
+
+@PATIENCE_S
+@COSTS_S
 @pytest.mark.parametrize("load", [1.2, 4.0])
 def test_overload_costs_no_throughput_and_nobody_is_let_in_for_nothing(
     load: float, costs_s: tuple[float, float], patience_s: tuple[float, float]
 ) -> None:
     """Requests that cannot be served are refused at once; those let in are answered, in batches that stay full."""
-    capacity_per_s = 64 / (costs_s[0] + costs_s[1] * 64)
-    day = Day(
-        queue(*costs_s), arrivals=1200, per_s=load * capacity_per_s, patience_s=patience_s, seed=7
-    )
-    assert day.answered_per_s > 0.75 * capacity_per_s
+    capacity = capacity_per_s(costs_s)
+    day = Day(queue(*costs_s), per_s=load * capacity, patience_s=patience_s)
+    assert day.answered_per_s > 0.85 * capacity
     assert day.late + day.expired <= 0.02 * day.answered
     assert day.answered + day.late + day.expired + day.refused == 1200
 
 
+@PATIENCE_S
+@COSTS_S
+def test_a_model_that_is_not_quite_as_predicted_costs_little_throughput(
+    costs_s: tuple[float, float], patience_s: tuple[float, float]
+) -> None:
+    capacity = capacity_per_s(costs_s)
+    day = Day(queue(*costs_s), per_s=4.0 * capacity, patience_s=patience_s, jitter=0.1)
+    assert day.answered_per_s > 0.7 * capacity
+    assert day.late + day.expired <= 0.2 * day.answered
+
+
 def test_below_capacity_everybody_is_answered() -> None:
-    day = Day(queue(1e-3, 1e-5), arrivals=1200, per_s=30_000, patience_s=(0.01, 0.02), seed=7)
+    day = Day(queue(1e-3, 1e-5), per_s=30_000, patience_s=(0.01, 0.02))
     assert (day.answered, day.refused) == (1200, 0)

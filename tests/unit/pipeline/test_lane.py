@@ -12,6 +12,7 @@ from backends.signature import Tensor, TensorSpec
 from gateway.core.batch import ItemState
 from gateway.errors import ErrorCode, HeadraceError
 from gateway.messages import Prediction
+from gateway.pipeline.lane import INLINE_TURN_S
 from tests.support.servables import stub
 from tests.unit.pipeline.lane_world import NEVER_INLINE_S, Caller, World, taught
 from tests.unit.pipeline.requests import doubled, request
@@ -69,6 +70,17 @@ def test_more_than_a_batch_runs_batch_by_batch_in_one_turn() -> None:
     world.loop.turn()
     assert world.seen_rows == [2, 2, 1]
     assert all(one.outcomes for one in callers)
+
+
+def test_a_lane_lets_go_of_the_loop_after_a_while() -> None:
+    """Each batch may be short, but sockets and other lanes must not wait for a long queue of them."""
+    world = World(max_batch_rows=1, run_s=0.4 * INLINE_TURN_S)
+    callers = [world.ask(value) for value in range(5)]
+    answered: list[int] = []
+    while world.loop.soon:
+        world.loop.turn()
+        answered.append(sum(bool(one.outcomes) for one in callers))
+    assert answered == [3, 5]
 
 
 def test_a_request_larger_than_a_batch_gets_its_rows_together() -> None:
