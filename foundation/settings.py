@@ -19,6 +19,7 @@ SettingsT = TypeVar("SettingsT", bound=msgspec.Struct)
 Sections = dict[str, dict[str, Any]]
 
 ENV_PREFIX = "HEADRACE_"
+_SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?$")
 _PATH = re.compile(r"\$\.(\w+)\.(\w+)")
 """Where in the settings msgspec found a mistake."""
 
@@ -93,19 +94,24 @@ def _from_file(file: Path, known: dict[str, list[str]]) -> Sections:
 
 def _from_environment(environment: Mapping[str, str], known: dict[str, list[str]]) -> Sections:
     names = {
-        _variable(section, key): (section, key)
-        for section, keys in known.items()
-        for key in keys
+        _variable(section, key): (section, key) for section, keys in known.items() for key in keys
     }
     found: Sections = {}
     for variable, value in environment.items():
         if not variable.startswith(ENV_PREFIX):
+            continue
+        if variable not in names and _is_service_link(variable, value):
             continue
         if variable not in names:
             raise SettingsError(f"unknown variable {variable}{_hint(variable, list(names))}")
         section, key = names[variable]
         found.setdefault(section, {})[key] = value
     return found
+
+
+def _is_service_link(variable: str, value: str) -> bool:
+    """Whether Kubernetes set it, as it does in each pod for a service whose name begins with ours."""
+    return bool(_SERVICE_LINK.search(variable)) or (variable.endswith("_PORT") and "://" in value)
 
 
 def _variable(section: str, key: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -24,6 +25,10 @@ GC_ALLOCATIONS_PER_SWEEP = 20_000
 """Requests make no reference cycles; Python's default of 700 allocations would sweep every few of them."""
 
 
+class LoadingStopped(BaseException):
+    """Ends a load that nobody wants any more; no ``Exception``, which would count as the model's failure."""
+
+
 def run(settings: GatewaySettings, version: str, say: Callable[[str], None]) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. ``say`` prints a line for the person at the terminal."""
     configure(settings.telemetry.log_level, settings.telemetry.log_format)
@@ -38,6 +43,8 @@ async def _serve(gateway: Gateway, say: Callable[[str], None]) -> int:
         loop.add_signal_handler(number, _on_signal, stop, force)
 
     def tell(progress: Progress) -> None:
+        if stop.is_set():  # between two steps of a load, on the loading thread
+            raise LoadingStopped
         loop.call_soon_threadsafe(_tell, say, progress)
 
     try:
@@ -48,6 +55,9 @@ async def _serve(gateway: Gateway, say: Callable[[str], None]) -> int:
         if stop.is_set():
             return 0
         await gateway.start()
+    except LoadingStopped:
+        say("stopped while loading")
+        return 0
     except (RepositoryError, ListenError) as error:
         print(f"headrace: {error}", file=sys.stderr)
         return 2
@@ -65,6 +75,10 @@ async def _serve(gateway: Gateway, say: Callable[[str], None]) -> int:
     say("stopping: finishing the calls inside (again to stop at once)")
     clean = await gateway.stop(force=force)
     say("stopped" if clean else "stopped; some calls were cut off")
+    if not gateway.serving.idle:
+        # A batch still runs on its thread, and the interpreter cannot end beneath it: the process would abort.
+        sys.stderr.flush()
+        os._exit(0)
     return 0
 
 

@@ -84,6 +84,8 @@ class Serving:
         for timing in model.warmup_timings:
             learned.observe(timing.rows, timing.seconds)
             run_cost.observe(timing.rows, timing.seconds)
+        if not model.warmup_timings:  # it may take any time: not on the loop, until it was seen
+            run_cost.observe(1, 2e-6 * execution.inline_limit_us + 1e-3)
         worker = make_worker(f"{model.name}-{model.version}", execution.instances)
         self._workers.append(worker)
         self.lanes[servable] = Lane(
@@ -292,16 +294,17 @@ class Gateway:
         self._grpc_server.close()
         self.grpc.refuse_new_streams()
         forced = force is not None and force.is_set()
-        await asyncio.gather(
+        http_is_clean, _ = await asyncio.gather(
             self._http_server.stop(0.1 if forced else max(0.1, give_up_s - time.monotonic())),
             self._until(lambda: not self.grpc.connections, give_up_s, force),
         )
-        clean = not self.grpc.connections and not self._http_server.connections
+        clean = http_is_clean and not self.grpc.connections
         self.grpc.abort()
         self.serving.close()
         await self._until(lambda: self.serving.idle, give_up_s, force)
         self._sweeper.cancel()
-        self.serving.close_workers()
+        if self.serving.idle:  # else a thread is inside a batch that nobody waits for any more
+            self.serving.close_workers()
         await self._admin_server.stop(1.0)
         return clean
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,10 @@ app = typer.Typer(
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    try:
+        print(line.encode(errors="backslashreplace").decode(), flush=True)
+    except OSError:  # whoever read this has gone, the callers have not
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _version(wanted: bool) -> None:

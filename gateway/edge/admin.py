@@ -6,6 +6,7 @@ kept anyway.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -55,5 +56,9 @@ def build(registry: CollectorRegistry, info: ServerInfo, snapshot: Callable[[], 
 
 
 def _json(value: Any, status: int = 200) -> Response:
-    body = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    body: bytes | str
+    try:
+        body = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # a path that is not UTF-8: rather escaped than not at all
+        body = json.dumps(value, indent=2) + "\n"
     return Response(body, status, media_type="application/json")

@@ -140,7 +140,7 @@ class GrpcCall(Call[Prediction]):
                 return
             message = expanded
         except HeadraceError as error:
-            self._fail(error)
+            self.fail(error)
             return
         self._serve(message)
 
@@ -150,7 +150,7 @@ class GrpcCall(Call[Prediction]):
         if self.answered:
             return  # the peer did not wait for it
         if error is not None:
-            self._fail(error)
+            self.fail(error)
         else:
             self._serve(expanding.result())
 
@@ -164,7 +164,7 @@ class GrpcCall(Call[Prediction]):
             if self.deadline_s < request.deadline_s:
                 request.deadline_s = self.deadline_s
         except Exception as error:  # noqa: BLE001  the status table words it; the connection lives on
-            self._fail(error)
+            self.fail(error)
             return
         self._request = request
         self.start(front.service(request))
@@ -172,14 +172,14 @@ class GrpcCall(Call[Prediction]):
     def finish(self, result: Prediction | None, error: BaseException | None) -> None:
         """Answer on the stream, unless the peer has gone."""
         if error is not None:
-            self._fail(error)
+            self.fail(error)
             return
         assert result is not None
         assert self._request is not None
         try:
             message = encode_prediction(self._request, result)
         except Exception as failure:  # noqa: BLE001  the status table words it; the connection lives on
-            self._fail(failure)
+            self.fail(failure)
             return
         front = self._connection.front
         front.metrics.calls["grpc", "ok"] += 1
@@ -189,7 +189,8 @@ class GrpcCall(Call[Prediction]):
         if not self.answered:
             self._connection.answer(self, message)
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """The call ends with an error: count it, and tell the peer."""
         ours = as_headrace_error(error)
         front = self._connection.front
         if self._method is None:

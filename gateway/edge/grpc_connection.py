@@ -26,6 +26,7 @@ from ngh2.events import (
 from gateway.edge import grpc_wire
 from gateway.edge.grpc_call import GrpcCall
 from gateway.edge.grpc_front import GrpcFront
+from gateway.edge.listeners import LAST_WORDS_S
 from gateway.errors import ErrorCode, HeadraceError, invalid
 
 RESERVE_FROM_BYTES = 64 * 1024
@@ -57,6 +58,7 @@ class GrpcConnection(asyncio.Protocol):
         self._dirty = False
         self._write_paused = False
         self._closing = False
+        self._leaving = False
         self._refusing = False
         self._greeted = False
         self._resets = 0
@@ -107,6 +109,8 @@ class GrpcConnection(asyncio.Protocol):
             self.flush()
 
     def data_received(self, data: bytes) -> None:
+        if self._leaving:
+            return
         self._touched = True
         h2 = self._h2
         self._receiving = True
@@ -123,8 +127,8 @@ class GrpcConnection(asyncio.Protocol):
         finally:
             self._receiving = False
         self.flush()
-        if not self._closing and not h2.want_read and self._transport is not None:
-            self._transport.close()  # a GOAWAY has gone out or come in, and no call is under way
+        if not self._closing and not h2.want_read:
+            self._leave()  # a GOAWAY has gone out or come in, and no call is under way
 
     def flush(self) -> None:
         """Write everything that libnghttp2 has ready."""
@@ -135,14 +139,20 @@ class GrpcConnection(asyncio.Protocol):
         if not self._write_paused:
             self._write_out()
         if self._closing or (self._refusing and not self.calls and not self._h2.want_write):
-            transport.close()
+            self._leave()
+
+    def _leave(self) -> None:
+        """Close in a moment: closing on bytes of the peer would reset the connection, and take our last words along."""
+        if self._transport is not None and not self._leaving:
+            self._leaving = True
+            asyncio.get_running_loop().call_later(LAST_WORDS_S, self._transport.close)
 
     def _cut(self, error_code: int) -> None:
         """Close a connection on which libnghttp2 refuses to say another word: the GOAWAY is ours."""
         self._closing = True
         if self._transport is not None:
             self._transport.write(grpc_wire.goaway(error_code))
-            self._transport.close()
+            self._leave()
         for call in list(self.calls.values()):
             call.abandon()
         self.calls.clear()
@@ -187,7 +197,7 @@ class GrpcConnection(asyncio.Protocol):
         try:
             call.receive(event.data)
         except HeadraceError as error:
-            self.answer_error(call, error)
+            call.fail(error)
             return
         if event.end_stream:
             call.message_is_complete()
@@ -292,12 +302,11 @@ class GrpcConnection(asyncio.Protocol):
             self._pinged = True
         for call in list(self.calls.values()):
             if not call.complete and now - call.opened_s > limits.message_timeout_s:
-                self.answer_error(
-                    call,
+                call.fail(
                     HeadraceError(
                         ErrorCode.DEADLINE_EXCEEDED,
                         f"the message was not complete after {limits.message_timeout_s:g} s",
-                    ),
+                    )
                 )
 
     def announce_shutdown(self) -> None:

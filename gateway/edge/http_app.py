@@ -92,7 +92,7 @@ class DataRoutes:
             content_length=0,
             header_length=None,
             keep_alive=True,
-            compression=wanted_compression(request.headers.get("accept-encoding", "")),
+            compression=wanted_compression(",".join(request.headers.getlist("accept-encoding"))),
         )
         decoded: PredictRequest | None = None
         encoding: OutputEncoding | None = None

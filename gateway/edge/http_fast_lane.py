@@ -181,7 +181,7 @@ class FastLaneProtocol(HttpToolsProtocol):
                         self._receive_body(data[end + 4 :])
                         return
                 else:
-                    self._head = head
+                    self._head = head if head.startswith(b"POST ") else None
                     data = without_upgrade(data, end)
         self._parse(data)
 
@@ -253,7 +253,7 @@ class FastLaneProtocol(HttpToolsProtocol):
             self.refuse(
                 invalid(
                     f"the body has {length_bytes} bytes; this server takes at most "
-                    f"{self.front.limits.max_body_bytes} (limits.max_body_bytes)"
+                    f"{self.front.limits.max_body_bytes} (http.max_body_bytes)"
                 )
             )
             return

@@ -81,7 +81,7 @@ def plan_of_head(
     if match is None or length_bytes is None:
         return None
     header_length: int | None = None
-    compression = ""
+    offers: list[str] = []
     for name, value in headers:
         if name in _UNUSUAL:
             return None
@@ -90,14 +90,14 @@ def plan_of_head(
                 return None
             header_length = int(value)
         elif name == b"accept-encoding":
-            compression = wanted_compression(value.decode("latin-1"))
+            offers.append(value.decode("latin-1"))
     return InferPlan(
         model=match[1].decode("ascii"),
         version=(match[2] or b"").decode("ascii"),
         content_length=length_bytes,
         header_length=header_length,
         keep_alive=keep_alive,
-        compression=compression,
+        compression=wanted_compression(",".join(offers)),
     )
 
 

@@ -21,7 +21,7 @@ LOOP_TURN_S = 0.02
 SO_ATTACH_FILTER = 26
 BPF_RETURN = 0x06
 LAST_WORDS_S = 0.1
-"""From the closing of the port to the closing of silent connections."""
+"""From our goodbye to the end of a connection, and from the closing of a port to that of its silent connections."""
 
 
 class ListenError(Exception):
@@ -29,7 +29,10 @@ class ListenError(Exception):
 
 
 def listen(host: str, port: int, option: str) -> socket.socket:
-    """A bound socket, not yet accepting; port 0 picks a free one."""
+    """A listening socket that nobody serves yet; port 0 picks a free one.
+
+    Two sockets can be bound to one port until the first listens, and uvloop hides that the second one then fails.
+    """
     try:
         family, kind, proto, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -40,6 +43,7 @@ def listen(host: str, port: int, option: str) -> socket.socket:
     try:
         claimed.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         claimed.bind(address)
+        claimed.listen(BACKLOG)
         claimed.setblocking(False)
     except OSError as error:
         claimed.close()
@@ -125,8 +129,8 @@ class HttpServer:
         self._server.lifespan = config.lifespan_class(config)
         await self._server.startup(sockets=[self._socket])
 
-    async def stop(self, timeout_s: float) -> None:
-        """Close the port, let running requests finish, cut what is left after the timeout."""
+    async def stop(self, timeout_s: float) -> bool:
+        """Close the port, let running requests finish, cut what is left after the timeout; False when there was any."""
         late = accept_all(self._socket)
         for server in self._server.servers:
             server.close()
@@ -140,3 +144,5 @@ class HttpServer:
             for connection in list(self.connections):
                 connection.transport.abort()
             await asyncio.sleep(LOOP_TURN_S)
+            return False
+        return True

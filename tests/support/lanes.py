@@ -32,6 +32,11 @@ def wait_until_idle(server: ServerProcess, model: str = "slow") -> None:
     eventually(f"model '{model}' has nothing to do", rests)
 
 
+def wait_until_busy(server: ServerProcess, model: str = "slow") -> None:
+    """Until something runs."""
+    eventually(f"model '{model}' is busy", lambda: lane(server, model)["running_batches"])
+
+
 def wait_until_queued(server: ServerProcess, requests: int, model: str = "slow") -> None:
     """Until exactly so many requests wait."""
     eventually(
@@ -56,6 +61,6 @@ def occupied(server: ServerProcess, model: str = "slow") -> Iterator[None]:
     wait_until_idle(server, model)
     with RawGrpc(server.grpc) as connection:
         stream = connection.start(infer_message(model, ZEROS.tobytes(), list(ZEROS.shape)))
-        eventually("the model is busy", lambda: lane(server, model)["running_batches"])
+        wait_until_busy(server, model)
         yield
         assert connection.outcome(stream).status == 0

@@ -66,6 +66,15 @@ class Outcome:
         )
 
 
+class _OutlivesGoaway(h2.connection.H2ConnectionStateMachine):
+    """``h2`` takes every GOAWAY for the end; by RFC 9113, section 6.8, calls under way go on."""
+
+    def process_input(self, input_: h2.connection.ConnectionInputs) -> list[h2.events.Event]:
+        if input_ is h2.connection.ConnectionInputs.RECV_GOAWAY:
+            return []
+        return super().process_input(input_)
+
+
 class RawGrpc:
     """One HTTP/2 connection. ``window`` is the flow control window of each stream; ``grants`` opens it again."""
 
@@ -84,6 +93,7 @@ class RawGrpc:
                 client_side=True, header_encoding="utf-8", validate_outbound_headers=False
             )
         )
+        self.h2.state_machine = _OutlivesGoaway()
         if window is not None:
             settings = {h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window}
             self.h2.local_settings = h2.settings.Settings(client=True, initial_values=settings)

@@ -172,6 +172,13 @@ class ServerProcess:
         """Memory that the process has resident now."""
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
+    @property
+    def catches_signals(self) -> bool:
+        """Whether SIGTERM has a handler by now."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+        return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
     def status(self) -> dict[str, Any]:
         """``/status`` of the admin port."""
         found: dict[str, Any] = json.loads(self.get_admin("/status"))
