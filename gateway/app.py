@@ -324,7 +324,11 @@ class Gateway:
             "uptime_s": round(time.monotonic() - self._started_s, 3),
             "ready": self.info.ready()[0],
             "addresses": self.addresses,
-            "admission": repr(serving.admission),
+            "admission": {
+                "requests_inside": serving.admission.requests_inside,
+                "bytes_inside": serving.admission.bytes_inside,
+                "requests_refused": serving.admission.requests_refused,
+            },
             "models": [msgspec.to_builtins(status) for status in serving.table.statuses],
             "lanes": [
                 {

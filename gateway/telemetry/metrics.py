@@ -144,7 +144,8 @@ class Metrics(Collector):
         )
         stages = HistogramMetricFamily(
             "headrace_stage_duration_seconds",
-            "Time by stage: decode (received to queued), run (one batch), answer (encode and write, per request).",
+            "Time by stage: decode (received to queued), run (one batch), "
+            "answer (encode and write: a batch's mean per request).",
             labels=(*labels, "stage"),
         )
         age = HistogramMetricFamily(
