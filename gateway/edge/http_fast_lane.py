@@ -98,8 +98,7 @@ class FastLaneProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._plan: InferPlan | None = None  # of the message that is being received in the lane
         self._chunks: list[bytes] = []
-        # Of a body whose head was remembered: llhttp does not see such a message at all.
-        self._missing_bytes = 0
+        self._missing_bytes = 0  # of a body whose head was remembered; llhttp does not see it at all
         self._reserved_bytes = 0
         # Of several pipelined requests the one that runs; ``cycle`` is the last one.
         self._running: LaneCall | RequestResponseCycle | None = None
@@ -186,9 +185,10 @@ class FastLaneProtocol(HttpToolsProtocol):
         self._parse(data)
 
     def _parse(self, data: bytes) -> None:
+        is_all_head = self._in_headers  # else what comes before a head may be the bodies of other requests
         super().data_received(data)
         self._head = None
-        if self._in_headers and not self._discarding:
+        if is_all_head and self._in_headers and not self._discarding:
             self._header_bytes += len(data)
             if self._header_bytes > self.front.limits.max_header_bytes:
                 self.refuse(invalid("the request's headers are too large"), status=431)
@@ -364,10 +364,10 @@ class FastLaneProtocol(HttpToolsProtocol):
         self.transport.write_eof()
         self.loop.call_later(LINGER_S, self.transport.close)
 
+    # -- the sweeper's view -----------------------------------------------------------------------
+
     def abort(self) -> None:
         self.transport.abort()
-
-    # -- the sweeper's view -----------------------------------------------------------------------
 
     def sweep(self, now: float) -> None:
         """Called about once a second: cut what has stalled. One rule for each way to hold a connection for nothing."""

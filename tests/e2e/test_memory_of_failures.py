@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import gzip
 import json
-import threading
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
+from tests.e2e.conftest import StartServer
 from tests.support import raw_h2
-from tests.support.raw_h2 import RawGrpc, frame, infer_message
+from tests.support.lanes import lane, occupied, wait_until_queued
+from tests.support.raw_h2 import RawGrpc, infer_message
 from tests.support.raw_http import RawHttp, post_infer, post_infer_chunked
-from tests.support.served_models import SLOW_WIDTH
+from tests.support.served_models import SLOW_WIDTH, write_slow
 from tests.support.server_process import ServerProcess
-from tests.support.waiting import eventually
 
 LENGTH = "Inference-Header-Content-Length"
 TIMES = 12
@@ -29,6 +29,8 @@ ALLOWED_BYTES = 5 * LARGE_BYTES
 
 BAD_IDS = np.full(LARGE_BYTES // 8, 1000, np.int64)
 ROWS = LARGE_BYTES // 4 // SLOW_WIDTH
+SNAIL_TURNS = 1_500_000
+"""About 4.5 s a batch: longer than three dozen callers need to give up."""
 
 
 def _http(model: str, name: str, datatype: str, shape: list[int], data: bytes) -> tuple[str, bytes]:
@@ -89,54 +91,41 @@ def test_refused_over_grpc(server: ServerProcess, model: str) -> None:
         _assert_stays_small(server, lambda: fail(connection))
 
 
-@pytest.mark.parametrize("front", ["http-lane", "http-asgi", "grpc"])
-def test_given_up_while_queued(server: ServerProcess, front: str) -> None:
+@pytest.fixture
+def snail_server(
+    start_server: StartServer, tmp_path_factory: pytest.TempPathFactory
+) -> ServerProcess:
+    root = tmp_path_factory.mktemp("snail")
+    write_slow(root, "snail", turns=SNAIL_TURNS)
+    return start_server(root)
+
+
+def test_given_up_while_queued(snail_server: ServerProcess) -> None:
     """The callers go away; what they sent goes too, although the model is still busy with somebody else's."""
-    busy = threading.Event()
-    keeper = threading.Thread(target=_keep_slow_busy, args=(server, busy), daemon=True)
-    keeper.start()
-    eventually("the slow model is busy", lambda: _lane(server, "slow")["running_batches"])
-    try:
-        _assert_stays_small(server, lambda: _give_up(server, front))
-    finally:
-        busy.set()
-        keeper.join(10)
-    eventually("the queue is empty", lambda: not _lane(server, "slow")["queued_requests"])
+    with occupied(snail_server, "snail"):
+        for give_up in (_give_up_lane, _give_up_asgi, _give_up_grpc):
+            _assert_stays_small(snail_server, lambda: give_up(snail_server))  # noqa: B023
+        assert lane(snail_server, "snail")["running_batches"] == 1, "the model had finished before"
 
 
-def _give_up(server: ServerProcess, front: str) -> None:
-    data = bytes(LARGE_BYTES)
-    if front == "grpc":
-        with RawGrpc(server.grpc) as grpc:
-            stream = grpc.open()
-            grpc.send(stream, frame(infer_message("slow", data, [ROWS, SLOW_WIDTH])))
-            eventually("it waits", lambda: _lane(server, "slow")["queued_requests"])
-            grpc.cancel(stream)
-            eventually("it left", lambda: not _lane(server, "slow")["queued_requests"])
-        return
-    length, body = _http("slow", "x", "FP32", [ROWS, SLOW_WIDTH], data)
-    make = post_infer if front == "http-lane" else post_infer_chunked
+def _give_up_lane(server: ServerProcess, make: Callable[..., bytes] = post_infer) -> None:
+    length, body = _http("snail", "x", "FP32", [ROWS, SLOW_WIDTH], bytes(LARGE_BYTES))
     with RawHttp(server.http) as http:
-        http.send(make("slow", body, [(LENGTH, length)]))
-        eventually("it waits", lambda: _lane(server, "slow")["queued_requests"])
-    eventually("it left", lambda: not _lane(server, "slow")["queued_requests"])
+        http.send(make("snail", body, [(LENGTH, length)]))
+        wait_until_queued(server, 1, "snail")
+    wait_until_queued(server, 0, "snail")
 
 
-def _keep_slow_busy(server: ServerProcess, enough: threading.Event) -> None:
-    row = np.zeros((1, SLOW_WIDTH), np.float32)
-    message = infer_message("slow", row.tobytes(), list(row.shape))
-    with RawGrpc(server.grpc) as connection:
-        streams = [connection.start(message) for _ in range(2)]
-        while not enough.is_set():
-            connection.outcome(streams.pop(0))
-            streams.append(connection.start(message))
-        for stream in streams:
-            connection.outcome(stream)
+def _give_up_asgi(server: ServerProcess) -> None:
+    _give_up_lane(server, post_infer_chunked)
 
 
-def _lane(server: ServerProcess, model: str) -> dict[str, int]:
-    found: dict[str, int] = next(one for one in server.status()["lanes"] if one["model"] == model)
-    return found
+def _give_up_grpc(server: ServerProcess) -> None:
+    with RawGrpc(server.grpc) as grpc:
+        stream = grpc.start(infer_message("snail", bytes(LARGE_BYTES), [ROWS, SLOW_WIDTH]))
+        wait_until_queued(server, 1, "snail")
+        grpc.cancel(stream)
+        wait_until_queued(server, 0, "snail")
 
 
 def _assert_stays_small(server: ServerProcess, fail: Callable[[], None]) -> None:

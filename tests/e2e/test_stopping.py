@@ -47,19 +47,16 @@ def _crowd(server: ServerProcess) -> list[RestlessClient]:
     slow_json = b'"model_name":"slow"'
     quick_json = b'"data":[0.0,1.0,2.0,3.0]'
     clients: list[RestlessClient] = []
-    for number in range(3):
-        for way, make in (("lane", post_infer), ("asgi", post_infer_chunked)):
-            quick = make("identity", floats_json())
-            slow = make("slow", floats_json(width=SLOW_WIDTH))
-            clients += [
-                RestlessHttp(server, f"{way} {number}", quick, quick_json),
-                RestlessHttp(server, f"slow {way} {number}", slow, slow_json),
-            ]
+    for way, make in (("lane", post_infer), ("asgi", post_infer_chunked)):
+        quick = make("identity", floats_json())
+        slow = make("slow", floats_json(width=SLOW_WIDTH))
+        clients.append(RestlessHttp(server, f"slow {way}", slow, slow_json))
+        clients += [RestlessHttp(server, f"{way} {n}", quick, quick_json) for n in range(3)]
     clients += [
         RestlessGrpc(server, "grpc", message("identity", 4), row(4), streams=8),
-        RestlessGrpc(server, "slow grpc", message("slow", SLOW_WIDTH), slow_bytes, streams=20),
+        RestlessGrpc(server, "slow grpc", message("slow", SLOW_WIDTH), slow_bytes, streams=8),
         RestlessChannel(server, "grpcio", message("identity", 4), calls=8),
-        RestlessChannel(server, "slow grpcio", message("slow", SLOW_WIDTH), calls=8),
+        RestlessChannel(server, "slow grpcio", message("slow", SLOW_WIDTH), calls=4),
     ]
     return clients
 
@@ -72,7 +69,7 @@ def test_under_load_no_call_is_lost(stress_models: Path, delay_s: float) -> None
         for client in clients:
             client.start()
         eventually(
-            "everybody was answered", lambda: all(one.answered > 1 for one in clients), within_s=15
+            "everybody was answered", lambda: all(one.answered for one in clients), within_s=15
         )
         began_s = time.monotonic()
         server.terminate()

@@ -13,8 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -208,10 +207,14 @@ class ServerProcess:
             connection.close()
 
 
-def peak_rss(server: ServerProcess, until_s: float) -> int:
-    """The largest resident memory seen until a monotonic time."""
-    peak = server.rss_bytes
-    while time.monotonic() < until_s:
+def peak_rss(server: ServerProcess, what: str, done: Callable[[], bool], within_s: float) -> int:
+    """The largest resident memory seen until ``done``, which is ``what`` must come in time."""
+    peak = 0
+
+    def look() -> bool:
+        nonlocal peak
         peak = max(peak, server.rss_bytes)
-        time.sleep(0.02)
+        return done()
+
+    eventually(what, look, within_s=within_s)
     return peak
