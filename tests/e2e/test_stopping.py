@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support import raw_h2
+from tests.support import models, raw_h2
 from tests.support.lanes import wait_until_busy, wait_until_running
 from tests.support.raw_h2 import RawGrpc
 from tests.support.raw_http import (
@@ -200,14 +200,12 @@ def test_a_request_that_is_still_arriving_is_answered(patient: ServerProcess) ->
         assert patient.wait(5) == 0
 
 
-def test_the_port_is_free_for_the_next_one(stress_models: Path) -> None:
-    with ServerProcess(stress_models) as first:
+def test_the_port_is_free_for_the_next_one(tmp_path: Path) -> None:
+    models.write_model(tmp_path, "identity", models.identity())
+    with ServerProcess(tmp_path) as first:
         ports = {"--http-port": first.http, "--grpc-port": first.grpc, "--admin-port": first.admin}
     options = [word for name, (_, port) in ports.items() for word in (name, str(port))]
-    with (
-        ServerProcess(stress_models, options=options) as second,
-        RawHttp(second.http) as connection,
-    ):
+    with ServerProcess(tmp_path, options=options) as second, RawHttp(second.http) as connection:
         assert second.http == ports["--http-port"]
         assert connection.ask(post_infer("identity", floats_json())).status == 200
 
