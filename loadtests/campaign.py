@@ -45,6 +45,9 @@ class Plan:
     attempts: int
 
 
+HEAVY_CHECKS = 8
+
+
 class Campaign:
     """One bench from its first round to its last."""
 
@@ -133,7 +136,10 @@ class Campaign:
 
     def _check_heavy(self) -> None:
         path = models.model_path(self._bench.servers.repository, models.HEAVY)
-        costs = models.row_cost_ms(path)
+        tried = [
+            models.row_cost_ms(path) for _ in range(HEAVY_CHECKS)
+        ]  # neighbours only slow it down
+        costs = {size: min(one[size] for one in tried) for size in tried[0]}
         self.results.heavy_row_ms = costs
         say("heavy model, ms per row: " + ", ".join(f"{n}: {c:.2f}" for n, c in costs.items()))
         models.check_heavy(costs)

@@ -31,6 +31,8 @@ class Given(NamedTuple):
     datatype: str
     array: Array
     binary: bool = True
+    torn_bytes: int = 0
+    """Bytes missing at the end, which no client would do by itself."""
 
 
 class Wanted(NamedTuple):
@@ -121,8 +123,18 @@ def _inputs(client: ModuleType, ask: Ask, *, is_http: bool) -> list[Any]:
             one.set_data_from_numpy(given.array, binary_data=given.binary)
         else:
             one.set_data_from_numpy(given.array)
+        if given.torn_bytes:
+            _tear(one, given.torn_bytes)
         made.append(one)
     return made
+
+
+def _tear(one: Any, size: int) -> None:
+    if hasattr(one, "_raw_content"):  # gRPC
+        one._raw_content = one._raw_content[:-size]
+    else:
+        one._raw_data = one._raw_data[:-size]
+        one._parameters["binary_data_size"] -= size
 
 
 def _outputs(client: ModuleType, ask: Ask, *, is_http: bool) -> list[Any] | None:

@@ -68,6 +68,19 @@ REFUSED: dict[str, tuple[Ask, tuple[str, str], str]] = {
         BAD,
         "has shape [4]",
     ),
+    "too few bytes": (
+        Ask("identity_fp32", [_given()._replace(torn_bytes=1)]),
+        BAD,
+        "has 15 bytes of data; FP32 of shape [1, 4] needs 16",
+    ),
+    "text cut short": (
+        Ask(
+            "identity_bytes",
+            [_given("x", "BYTES", np.full((1, 4), b"text", np.object_))._replace(torn_bytes=1)],
+        ),
+        BAD,
+        "claims 4 of the 3 bytes left",
+    ),
     "no rows": (
         Ask("identity_fp32", [_given(array=np.zeros((0, 4), np.float32))]),
         BAD,
