@@ -98,9 +98,7 @@ class FastLaneProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._plan: InferPlan | None = None  # of the message that is being received in the lane
         self._chunks: list[bytes] = []
-        self._missing_bytes = (
-            0  # of a body whose head was remembered; llhttp does not see it at all
-        )
+        self._missing_bytes = 0  # of a body whose head was remembered: llhttp does not see it
         self._reserved_bytes = 0
         # Of several pipelined requests the one that runs; ``cycle`` is the last one.
         self._running: LaneCall | RequestResponseCycle | None = None
@@ -187,9 +185,7 @@ class FastLaneProtocol(HttpToolsProtocol):
         self._parse(data)
 
     def _parse(self, data: bytes) -> None:
-        is_all_head = (
-            self._in_headers
-        )  # else what comes before a head may be the bodies of other requests
+        is_all_head = self._in_headers  # else bodies of other requests may come before it
         super().data_received(data)
         self._head = None
         if is_all_head and self._in_headers and not self._discarding:
