@@ -143,6 +143,23 @@ def test_goaway_comes_at_once(patient: ServerProcess) -> None:
         assert time.monotonic() - began_s < DELAY_S
 
 
+def test_who_speaks_at_the_end_still_hears_goodbye(patient: ServerProcess) -> None:
+    """A peer that stops when it is told finds the end of the connection, not a reset with words lost."""
+    with RawGrpc(patient.grpc) as channel:
+        patient.terminate()
+        channel.socket.settimeout(0.0005)
+        give_up_s = time.monotonic() + 5
+        while channel.last_stream_id == 2**31 - 1 and time.monotonic() < give_up_s:
+            channel.h2.ping(b"12345678")
+            channel.flush()
+            with contextlib.suppress(TimeoutError):
+                channel.pump()
+        assert channel.last_stream_id == 0, "no last goodbye"
+        channel.socket.settimeout(5)
+        assert channel.socket.recv(4096) == b""
+    assert patient.wait(5) == 0
+
+
 def test_idle_connections_hold_nothing_up(patient: ServerProcess) -> None:
     with contextlib.ExitStack() as stack:
         silent = [stack.enter_context(RawHttp(patient.http)) for _ in range(50)]
