@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from gateway.core.call import Call
 from gateway.edge import grpc_wire
 from gateway.edge.grpc_methods import INFER_PATH, Method
-from gateway.edge.http_body import inflate, inflate_small
+from gateway.edge.http_body import RESERVE_FROM_BYTES, inflate, inflate_small
 from gateway.edge.proto_codec import decode_infer, encode_prediction
 from gateway.edge.status import as_headrace_error
 from gateway.errors import ErrorCode, HeadraceError, invalid
@@ -20,8 +20,6 @@ from gateway.messages import NO_DEADLINE_S, Prediction, PredictRequest
 
 if TYPE_CHECKING:
     from gateway.edge.grpc_connection import GrpcConnection
-
-RESERVE_FROM_BYTES = 64 * 1024
 
 
 class GrpcCall(Call[Prediction]):

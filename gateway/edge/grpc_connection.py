@@ -29,7 +29,6 @@ from gateway.edge.grpc_front import GrpcFront
 from gateway.edge.listeners import LAST_WORDS_S
 from gateway.errors import ErrorCode, HeadraceError, invalid
 
-RESERVE_FROM_BYTES = 64 * 1024
 ENHANCE_YOUR_CALM = 0x0B
 LEAST_FIELD_BYTES = 32
 """What any header field counts at least (RFC 9113, section 10.5.1)."""

@@ -14,6 +14,8 @@ from gateway.core.admission import Admission
 from gateway.errors import ErrorCode, HeadraceError, invalid
 
 INFLATE_STEP_BYTES = 1024 * 1024
+RESERVE_FROM_BYTES = 64 * 1024
+"""Larger bodies are counted by admission while they arrive, on both fronts."""
 OFF_LOOP_FROM_BYTES = 128 * 1024
 """Compressed bodies above this are expanded on a thread; zlib lets go of the interpreter lock while it works."""
 INLINE_EXPANDED_BYTES = 1024 * 1024

@@ -20,6 +20,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.core.call import Call
+from gateway.edge.http_body import RESERVE_FROM_BYTES
 from gateway.edge.http_front import HttpFront, Reply, error_reply, serialize
 from gateway.edge.infer_head import InferPlan, content_length, plan_of_head, without_upgrade
 from gateway.edge.json_codec import OutputEncoding, decode_infer, encode_error
@@ -27,8 +28,6 @@ from gateway.edge.listeners import has_unread
 from gateway.errors import ErrorCode, HeadraceError, invalid
 from gateway.messages import Prediction, PredictRequest
 
-RESERVE_FROM_BYTES = 64 * 1024
-"""Bodies above this are counted by admission while they arrive."""
 LINGER_S = 2.0
 """How long a refused upload may go on being thrown away before the connection is cut."""
 
