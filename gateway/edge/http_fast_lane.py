@@ -22,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from gateway.core.call import Call
 from gateway.edge.http_body import RESERVE_FROM_BYTES
 from gateway.edge.http_front import HttpFront, Reply, error_reply, serialize
+from gateway.edge.http_patience import Patience, Phase, Stall
 from gateway.edge.infer_head import InferPlan, content_length, plan_of_head, without_upgrade
 from gateway.edge.json_codec import OutputEncoding, decode_infer, encode_error
 from gateway.edge.listeners import has_unread
@@ -105,12 +106,11 @@ class FastLaneProtocol(HttpToolsProtocol):
         self._at_boundary = True
         self._in_headers = False
         self._header_bytes = 0
+        self._messages_begun = 0  # in the bytes that are being parsed
         self._unwanted_bytes = 0  # of a body whose request has its answer already
         self._discarding = False
-        self._touched = True
-        self._unread_bytes = 0
         self._since_s = 0.0
-        self._idle_since_s = self.front.clock()
+        self._patience = Patience(self.front.limits, self.front.clock())
 
     # -- connection -------------------------------------------------------------------------------
 
@@ -154,7 +154,7 @@ class FastLaneProtocol(HttpToolsProtocol):
     # -- receiving --------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        self._touched = True
+        self._patience.touched = True
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
         if self._discarding:
@@ -184,9 +184,12 @@ class FastLaneProtocol(HttpToolsProtocol):
         self._parse(data)
 
     def _parse(self, data: bytes) -> None:
-        is_all_head = self._in_headers  # else bodies of other requests may come before it
+        # The bytes of a head that is still coming: all of them, unless the end of another message came before it.
+        is_all_head = self._in_headers or self._at_boundary
+        self._messages_begun = 0
         super().data_received(data)
         self._head = None
+        is_all_head = is_all_head and self._messages_begun <= 1
         if is_all_head and self._in_headers and not self._discarding:
             self._header_bytes += len(data)
             if self._header_bytes > self.front.limits.max_header_bytes:
@@ -239,6 +242,7 @@ class FastLaneProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._at_boundary = False
         self._in_headers = True
+        self._messages_begun += 1
         self._header_bytes = 0
         self._unwanted_bytes = 0
         self._since_s = self.front.clock()
@@ -321,7 +325,7 @@ class FastLaneProtocol(HttpToolsProtocol):
         close = not call.keep_alive or self.front.draining
         self.transport.write(serialize(reply, close=close))
         self.server_state.total_requests += 1
-        self._touched = True
+        self._patience.touched = True
         if close:
             self.transport.close()
         elif self.pipeline:
@@ -369,29 +373,35 @@ class FastLaneProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     def sweep(self, now: float) -> None:
-        """Called about once a second: cut what has stalled. One rule for each way to hold a connection for nothing."""
-        limits = self.front.limits
-        unread_bytes, before_bytes = self.transport.get_write_buffer_size(), self._unread_bytes
-        self._unread_bytes = unread_bytes
-        if self._touched or unread_bytes < before_bytes:
-            self._touched = False
-            self._idle_since_s = now
-        idle_s = now - self._idle_since_s
-        if self.flow.write_paused:
-            if idle_s > limits.write_stall_timeout_s:
-                self.transport.abort()
-        elif self._in_headers or not self._at_boundary or self._missing_bytes:
-            allowed_s = limits.head_timeout_s if self._in_headers else limits.body_timeout_s
-            if now - self._since_s > allowed_s:
-                self.refuse(
-                    HeadraceError(
-                        ErrorCode.DEADLINE_EXCEEDED,
-                        f"the request was not complete after {allowed_s:g} s",
-                    ),
-                    status=408,
-                )
-        elif idle_s > limits.keep_alive_s and (self.cycle is None or self.cycle.response_complete):
+        """Called about once a second: cut what has stalled."""
+        if self._in_headers:
+            phase = Phase.HEAD
+        elif not self._at_boundary or self._missing_bytes:
+            phase = Phase.BODY
+        elif self.cycle is None or self.cycle.response_complete:
+            phase = Phase.IDLE
+        else:
+            phase = Phase.ANSWERING
+        stall = self._patience.look(
+            phase,
+            now,
+            since_s=self._since_s,
+            unread_bytes=self.transport.get_write_buffer_size(),
+            write_paused=self.flow.write_paused,
+        )
+        if stall is Stall.UNREAD:
+            self.transport.abort()
+        elif stall is Stall.IDLE:
             self.transport.close()
+        elif stall is Stall.INCOMPLETE:
+            allowed_s = self._patience.allowed_s(phase)
+            self.refuse(
+                HeadraceError(
+                    ErrorCode.DEADLINE_EXCEEDED,
+                    f"the request was not complete after {allowed_s:g} s",
+                ),
+                status=408,
+            )
 
 
 def bind(front: HttpFront) -> type[FastLaneProtocol]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
 
 from tests.e2e.conftest import StartServer
@@ -143,11 +145,23 @@ def test_header_flood(server: ServerProcess, start: bytes, piece: bytes) -> None
     assert server.rss_bytes - before < 24 * 1024 * 1024
 
 
+def test_headers_that_are_too_large_in_one_piece(start_server: StartServer) -> None:
+    """The limit does not wait for a second read to notice."""
+    server = start_server(http__max_header_bytes=8192)
+    too_large = b"GET /v2 HTTP/1.1\r\nx-large: " + b"a" * 20_000
+    for before in (b"", LIVE):
+        with RawHttp(server.http) as connection:
+            if before:
+                assert connection.ask(before).status == 200
+            connection.send(too_large)
+            assert connection.receive().status == 431
+
+
 def test_many_connections_that_flood(start_server: StartServer) -> None:
     server = start_server(http__max_header_bytes=8192)
     before = server.rss_bytes
-    with Neighbour(server):
-        connections = [RawHttp(server.http) for _ in range(200)]
+    with Neighbour(server), ExitStack() as opened:
+        connections = [opened.enter_context(RawHttp(server.http)) for _ in range(200)]
         for connection in connections:
             connection.send(b"GET /" + b"u" * 7000)
         for connection in connections:
