@@ -22,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from gateway.core.call import Call
 from gateway.edge.http_body import RESERVE_FROM_BYTES
 from gateway.edge.http_front import HttpFront, Reply, error_reply, serialize
-from gateway.edge.http_patience import Patience, Phase, Stall
+from gateway.edge.http_patience import Patience, Stall, phase_of
 from gateway.edge.infer_head import InferPlan, content_length, plan_of_head, without_upgrade
 from gateway.edge.json_codec import OutputEncoding, decode_infer, encode_error
 from gateway.edge.listeners import has_unread
@@ -374,16 +374,10 @@ class FastLaneProtocol(HttpToolsProtocol):
 
     def sweep(self, now: float) -> None:
         """Called about once a second: cut what has stalled."""
-        if self._in_headers:
-            phase = Phase.HEAD
-        elif not self._at_boundary or self._missing_bytes:
-            phase = Phase.BODY
-        elif self.cycle is None or self.cycle.response_complete:
-            phase = Phase.IDLE
-        else:
-            phase = Phase.ANSWERING
+        is_arriving = not self._at_boundary or self._missing_bytes > 0
+        is_answered = self.cycle is None or self.cycle.response_complete
         stall = self._patience.look(
-            phase,
+            phase_of(in_head=self._in_headers, is_arriving=is_arriving, is_answered=is_answered),
             now,
             since_s=self._since_s,
             unread_bytes=self.transport.get_write_buffer_size(),
@@ -394,14 +388,7 @@ class FastLaneProtocol(HttpToolsProtocol):
         elif stall is Stall.IDLE:
             self.transport.close()
         elif stall is Stall.INCOMPLETE:
-            allowed_s = self._patience.allowed_s(phase)
-            self.refuse(
-                HeadraceError(
-                    ErrorCode.DEADLINE_EXCEEDED,
-                    f"the request was not complete after {allowed_s:g} s",
-                ),
-                status=408,
-            )
+            self.refuse(self._patience.too_slow(in_head=self._in_headers), status=408)
 
 
 def bind(front: HttpFront) -> type[FastLaneProtocol]:

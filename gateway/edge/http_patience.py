@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+from gateway.errors import ErrorCode, HeadraceError
 from gateway.settings import HttpLimits
 
 
@@ -18,6 +19,15 @@ class Phase(Enum):
     BODY = "body"
     ANSWERING = "answering"
     IDLE = "idle"
+
+
+def phase_of(*, in_head: bool, is_arriving: bool, is_answered: bool) -> Phase:
+    """The phase of a connection whose request is in its head, is still arriving, or has its answer."""
+    if in_head:
+        return Phase.HEAD
+    if is_arriving:
+        return Phase.BODY
+    return Phase.IDLE if is_answered else Phase.ANSWERING
 
 
 class Stall(Enum):
@@ -42,9 +52,15 @@ class Patience:
         self._unread_bytes = 0
         self.touched = True
 
-    def allowed_s(self, phase: Phase) -> float:
-        """Seconds that a request may take to arrive, up to the end of the phase."""
-        return self._limits.head_timeout_s if phase is Phase.HEAD else self._limits.body_timeout_s
+    def _allowed_s(self, *, in_head: bool) -> float:
+        return self._limits.head_timeout_s if in_head else self._limits.body_timeout_s
+
+    def too_slow(self, *, in_head: bool) -> HeadraceError:
+        """What the sender of a request reads that did not come to its end."""
+        allowed_s = self._allowed_s(in_head=in_head)
+        return HeadraceError(
+            ErrorCode.DEADLINE_EXCEEDED, f"the request was not complete after {allowed_s:g} s"
+        )
 
     def look(
         self, phase: Phase, now: float, *, since_s: float, unread_bytes: int, write_paused: bool
@@ -58,7 +74,8 @@ class Patience:
         if write_paused:
             return Stall.UNREAD if idle_s > self._limits.write_stall_timeout_s else None
         if phase in (Phase.HEAD, Phase.BODY):
-            return Stall.INCOMPLETE if now - since_s > self.allowed_s(phase) else None
+            allowed_s = self._allowed_s(in_head=phase is Phase.HEAD)
+            return Stall.INCOMPLETE if now - since_s > allowed_s else None
         if phase is Phase.IDLE and idle_s > self._limits.keep_alive_s:
             return Stall.IDLE
         return None
