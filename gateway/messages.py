@@ -58,3 +58,14 @@ class Prediction(msgspec.Struct):
 
     servable: Servable
     outputs: list[Tensor]
+
+
+class ModelStatus(msgspec.Struct, frozen=True):
+    """One line of the repository index, as Triton words it."""
+
+    name: str
+    version: str
+    """Empty when the model has no usable version at all."""
+    state: str
+    """READY or UNAVAILABLE."""
+    reason: str

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from backends.signature import Signature, Tensor
-from gateway.messages import Prediction
+from gateway.messages import ModelStatus, Prediction
 
 Clock: TypeAlias = Callable[[], float]
 """Seconds, monotonic. The loop's own clock in production, an invented one in tests."""
@@ -90,4 +90,20 @@ class Catalog(Protocol):
 
     def find(self, model: str, version: str) -> CountedServable:
         """The servable for a name and a version ("" = the policy's choice); NOT_FOUND or NOT_READY otherwise."""
+        ...
+
+
+class RepositoryControl(Protocol):
+    """The model repository of the whole instance: each call answers after every worker has acted."""
+
+    async def index(self, *, ready_only: bool) -> list[ModelStatus]:
+        """Every known version, by name, the newest first."""
+        ...
+
+    async def load(self, model: str) -> None:
+        """Load or reload a model and swap it in. ``HeadraceError`` says why not; then the old version still serves."""
+        ...
+
+    async def unload(self, model: str) -> None:
+        """Stop serving a model; returns once its last caller has left."""
         ...

@@ -32,6 +32,8 @@ class ServerSettings(msgspec.Struct, frozen=True):
     """gRPC."""
     admin_port: Port = 8002
     """Metrics, status and health; keep it away from callers."""
+    workers: Annotated[int, Meta(ge=1, le=256)] = 1
+    """Processes that share the data ports; above 1 a supervisor keeps them running."""
 
 
 class RepositorySettings(msgspec.Struct, frozen=True):
@@ -39,6 +41,12 @@ class RepositorySettings(msgspec.Struct, frozen=True):
 
     models: str = "models"
     """The folder with ``<model>/<version>/model.onnx``."""
+    control: Literal["none", "explicit", "poll"] = "none"
+    """Who changes what is served: nobody, callers of load and unload, or what lies in the folder."""
+    poll_interval_s: Annotated[float, Meta(ge=0.1, le=86400)] = 5.0
+    """How often the folder is looked at with control = "poll"."""
+    startup_models: tuple[str, ...] = ()
+    """With control = "explicit": what is loaded at the start; "*" for everything."""
     intra_op_threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     """Threads that one model run may use; 0: one for each core."""
 

@@ -18,12 +18,11 @@ import numpy as np
 import uvloop
 
 from backends.manager import load_repository
-from gateway.app import Serving
 from gateway.core.call import Call
-from gateway.core.servables import ModelStatus
 from gateway.edge.json_codec import OutputEncoding, decode_infer, encode_prediction
-from gateway.messages import Prediction, PredictRequest
+from gateway.messages import ModelStatus, Prediction, PredictRequest
 from gateway.pipeline.workers import ThreadWorker
+from gateway.serving import Serving
 from gateway.settings import GatewaySettings
 from loadtests.json_payload import infer_body
 from loadtests.models import TINY, write_repository

@@ -17,10 +17,9 @@ from enum import Enum
 from math import inf
 from typing import Any
 
-import msgspec
-
 from backends.signature import Signature, Tensor
 from gateway.errors import ErrorCode, HeadraceError
+from gateway.messages import ModelStatus
 
 
 class ServableState(Enum):
@@ -103,17 +102,6 @@ class ServableVersion:
 
     def __repr__(self) -> str:
         return f"ServableVersion({self.name}/{self.version} {self.state.value}, {self.handles} handles)"
-
-
-class ModelStatus(msgspec.Struct, frozen=True):
-    """One line of the repository index, as Triton words it."""
-
-    name: str
-    version: str
-    """Empty when the model has no usable version at all."""
-    state: str
-    """READY or UNAVAILABLE."""
-    reason: str
 
 
 class ServableTable:

@@ -11,11 +11,11 @@ from collections import Counter
 from heapq import heappop, heappush
 from math import inf
 
-from gateway.app import Serving
 from gateway.core.batch import RefusalReason
 from gateway.errors import CallCancelled, ErrorCode, HeadraceError
 from gateway.messages import Prediction
 from gateway.pipeline.lane import WRITE_MARGIN_S
+from gateway.serving import Serving
 from tests.sim.lane_book import TINY_S, LaneBook
 from tests.sim.plans import Day
 from tests.sim.records import CallRecord, History

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from gateway.app import Serving
 from gateway.core.batch import RefusalReason
+from gateway.serving import Serving
 from tests.sim.lane_book import LaneBook
 
 AFTER_ADMISSION = ("expired", "finished_late", "cancelled", "failed")

@@ -11,10 +11,10 @@ from collections import Counter
 from itertools import count
 from random import Random
 
-from gateway.app import Serving
 from gateway.core.admission import AdmissionLimits
-from gateway.core.servables import ModelStatus
+from gateway.messages import ModelStatus
 from gateway.pipeline.lane import Worker
+from gateway.serving import Serving
 from gateway.settings import GatewaySettings
 from tests.sim.crowd import Crowd
 from tests.sim.day_book import DayBook

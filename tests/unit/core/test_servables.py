@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import pytest
 
 from backends.signature import Signature, Tensor
-from gateway.core.servables import ModelStatus, ServableState, ServableTable, ServableVersion
+from gateway.core.servables import ServableState, ServableTable, ServableVersion
 from gateway.errors import ErrorCode, HeadraceError
+from gateway.messages import ModelStatus
 
 
 def run(inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from backends.signature import Signature
-from gateway.core.servables import ModelStatus, ServableTable, ServableVersion
+from gateway.core.servables import ServableTable, ServableVersion
 from gateway.edge.server_info import ServerInfo
 from gateway.errors import ErrorCode, HeadraceError
+from gateway.messages import ModelStatus
 from gateway.ports import Servable
 
 

@@ -10,9 +10,9 @@ import pytest
 from backends.signature import Signature
 from gateway.core.admission import Admission, AdmissionLimits
 from gateway.core.call import Call, Promise
-from gateway.core.servables import ModelStatus, ServableState, ServableTable, ServableVersion
+from gateway.core.servables import ServableState, ServableTable, ServableVersion
 from gateway.errors import CallCancelled, ErrorCode, HeadraceError
-from gateway.messages import Prediction, PredictRequest, RoutedRequest
+from gateway.messages import ModelStatus, Prediction, PredictRequest, RoutedRequest
 from gateway.pipeline.admit import Admit
 from gateway.pipeline.dispatch import Dispatch
 from gateway.pipeline.route import Route
