@@ -45,8 +45,8 @@ class RepositorySettings(msgspec.Struct, frozen=True):
     """Who changes what is served: nobody, callers of load and unload, or what lies in the folder."""
     poll_interval_s: Annotated[float, Meta(ge=0.1, le=86400)] = 5.0
     """How often the folder is looked at with control = "poll"."""
-    startup_models: tuple[str, ...] = ()
-    """With control = "explicit": what is loaded at the start; "*" for everything."""
+    startup_models: str = ""
+    """With control = "explicit": what is loaded at the start, separated by commas; "*" for everything."""
     intra_op_threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     """Threads that one model run may use; 0: one for each core."""
 
