@@ -68,7 +68,7 @@ class Gateway:
             make_worker=lambda name, threads: ThreadWorker(loop, threads, name),
             thread_clock=time.thread_time,
         )
-        self.info = ServerInfo(serving.table, serving.delays_us.__getitem__, self._version)
+        self.info = ServerInfo(serving.table, lambda one: serving.lane_facts[one][:2], self._version)
         shared = {
             "admission": serving.admission,
             "metrics": serving.metrics.fronts,
@@ -223,20 +223,13 @@ class Gateway:
                     "model": one.name,
                     "version": one.version,
                     "max_batch_size": one.max_batch_size,
-                    "batchable": _why_batched(self.repository, one),
+                    "batchable": serving.lane_facts[one].why_batched,
                     **msgspec.to_builtins(lane.queue.snapshot()),
                 }
                 for one, lane in serving.lanes.items()
             ],
             "settings": msgspec.to_builtins(self.settings),
         }
-
-
-def _why_batched(repository: RepositoryState, servable: Servable) -> str:
-    for model in repository.loaded:
-        if (model.name, model.version) == (servable.name, servable.version):
-            return model.batchability.reason
-    return ""
 
 
 async def _sleep_unless(force: asyncio.Event | None, seconds: float) -> None:

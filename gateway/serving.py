@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import inf
+from typing import NamedTuple
 
 from backends.manager import LoadedModel
 from gateway.core.admission import Admission
 from gateway.core.batch import BatchLimits
 from gateway.core.batching import BatchQueue
-from gateway.core.servables import ServableTable, ServableVersion
+from gateway.core.servables import ServableState, ServableTable, ServableVersion
 from gateway.core.service_time import ServiceTime
 from gateway.messages import ModelStatus, PredictRequest
 from gateway.pipeline.admit import Admit
@@ -26,6 +27,14 @@ from gateway.telemetry.metrics import Metrics
 
 MakeWorker = Callable[[str, int], Worker]
 """(name, threads) → where batches of a lane run when they are too long for the loop."""
+
+
+class LaneFacts(NamedTuple):
+    """What the lane of a version was set to."""
+
+    instances: int
+    max_queue_delay_us: int
+    why_batched: str
 
 
 class Serving:
@@ -48,17 +57,61 @@ class Serving:
         self.admission = Admission(settings.admission)
         self.metrics = Metrics(self.admission)
         self.lanes: dict[Servable, Lane] = {}
-        self.delays_us: dict[Servable, tuple[int, int]] = {}
-        self._workers: list[Worker] = []
+        """Of everything that is served, and of retired versions until their last caller has left."""
+        self.lane_facts: dict[Servable, LaneFacts] = {}
+        self._workers: dict[Servable, Worker] = {}
+        self._retired: dict[ServableVersion, Callable[[], None]] = {}
+        self._loop = loop
+        self._clock = clock
+        self._make_worker = make_worker
         self._thread_clock = thread_clock
-        for model in models:
-            self._add(model, loop, clock, make_worker)
-        self.table = ServableTable([lane.servable for lane in self.lanes.values()], statuses)  # type: ignore[misc]
+        self.table = ServableTable([self._open(model) for model in models], statuses)
         self.stack: Service[PredictRequest] = Admit(
-            self.admission, Route(self.table, Dispatch(self.lanes))
+            self.admission, Route(self.table, Dispatch(self.lanes, self._on_drained))
         )
 
-    def _add(self, model: LoadedModel, loop: Loop, clock: Clock, make_worker: MakeWorker) -> None:
+    # -- versions come and go -------------------------------------------------------------------------
+
+    def swap_in(self, model: LoadedModel, on_replaced_gone: Callable[[], None]) -> None:
+        """Serve a loaded version from now on. A version of the same number finishes what it has, then goes."""
+        replaced = self.table.put(self._open(model))
+        if replaced is None:
+            on_replaced_gone()
+        else:
+            self._leave(replaced, on_replaced_gone)
+
+    def retire(self, name: str, version: str, on_gone: Callable[[], None]) -> None:
+        """Stop serving a version; ``on_gone`` is called once its last caller has left, at once if there is none."""
+        servable = self.table.servables.get((name, version))
+        if servable is None:
+            on_gone()
+            return
+        self.table.remove(servable)
+        self._leave(servable, on_gone)
+
+    def _leave(self, servable: ServableVersion, on_gone: Callable[[], None]) -> None:
+        self._retired[servable] = on_gone
+        servable.retire()
+        self.reap()
+
+    def _on_drained(self, servable: Servable) -> None:
+        self._loop.call_soon(self.reap)  # not now: its lane is in the middle of handing out answers
+
+    def reap(self) -> None:
+        """Close retired versions that nobody holds. A batch whose callers have all gone may still run: later, then."""
+        gone = [
+            one
+            for one in self._retired
+            if one.state is ServableState.UNLOADED and self.lanes[one].queue.idle
+        ]
+        for servable in gone:
+            on_gone = self._retired.pop(servable)
+            self.lanes.pop(servable).close()
+            self._workers.pop(servable).close()
+            del self.lane_facts[servable]
+            on_gone()
+
+    def _open(self, model: LoadedModel) -> ServableVersion:
         servable = make_servable(model)
         batching, execution = model.settings.batching, model.settings.execution
         learned, run_cost = ServiceTime(), ServiceTime()
@@ -67,8 +120,8 @@ class Serving:
             run_cost.observe(timing.rows, timing.seconds)
         if not model.warmup_timings:  # it may take any time: not on the loop, until it was seen
             run_cost.observe(1, 2e-6 * execution.inline_limit_us + 1e-3)
-        worker = make_worker(f"{model.name}-{model.version}", execution.instances)
-        self._workers.append(worker)
+        worker = self._make_worker(f"{model.name}-{model.version}", execution.instances)
+        self._workers[servable] = worker
         self.lanes[servable] = Lane(
             servable,
             BatchQueue(
@@ -83,8 +136,8 @@ class Serving:
                 ),
                 learned,
             ),
-            loop=loop,
-            clock=clock,
+            loop=self._loop,
+            clock=self._clock,
             worker=worker,
             meters=self.metrics.lane(model.name, model.version),
             inline_limit_s={
@@ -95,7 +148,12 @@ class Serving:
             run_cost=run_cost,
             thread_clock=self._thread_clock,
         )
-        self.delays_us[servable] = (execution.instances, batching.max_queue_delay_us)
+        self.lane_facts[servable] = LaneFacts(
+            execution.instances, batching.max_queue_delay_us, model.batchability.reason
+        )
+        return servable
+
+    # -- the end --------------------------------------------------------------------------------------
 
     @property
     def idle(self) -> bool:
@@ -109,8 +167,10 @@ class Serving:
 
     def close_workers(self) -> None:
         """The last step: let the threads go."""
-        for worker in self._workers:
+        for worker in self._workers.values():
             worker.close()
+        for worker in self._workers.values():
+            worker.join()
 
 
 def make_servable(model: LoadedModel) -> ServableVersion:

@@ -107,21 +107,50 @@ class ServableVersion:
 class ServableTable:
     """Every model the repository knows, those that failed included; fills the port ``Catalog``.
 
-    A failed model is remembered so that a caller reads why, instead of "unknown".
+    A failed model is remembered so that a caller reads why, instead of "unknown". Versions come and go while others
+    are asked: a name answers with the old version up to the moment in which it answers with the new one.
     """
 
-    __slots__ = ("_newest", "_ready", "_statuses")
+    __slots__ = ("_ready", "_servables", "statuses")
 
     def __init__(
         self, servables: Sequence[ServableVersion], statuses: Sequence[ModelStatus]
     ) -> None:
-        self._statuses = tuple(statuses)
+        self._servables: dict[tuple[str, str], ServableVersion] = {
+            (one.name, one.version): one for one in servables
+        }
+        self.statuses = tuple(statuses)
+        """The repository index."""
         self._ready: dict[tuple[str, str], ServableVersion] = {}
-        self._newest: dict[str, list[str]] = {}
-        for servable in sorted(servables, key=lambda one: (one.name, int(one.version))):
-            self._ready[servable.name, servable.version] = servable
-            self._ready[servable.name, ""] = servable
-            self._newest.setdefault(servable.name, []).append(servable.version)
+        for name in {one.name for one in servables}:
+            self._elect(name)
+
+    def put(self, servable: ServableVersion) -> ServableVersion | None:
+        """Ask this one from now on; the one whose place it takes, for its owner to retire."""
+        key = (servable.name, servable.version)
+        replaced = self._servables.get(key)
+        self._servables[key] = servable
+        self._elect(servable.name)
+        return replaced
+
+    def remove(self, servable: ServableVersion) -> None:
+        """Ask it no more; harmless when another one has taken its place."""
+        key = (servable.name, servable.version)
+        if self._servables.get(key) is servable:
+            del self._servables[key]
+            self._elect(servable.name)
+
+    def _elect(self, name: str) -> None:
+        """Rebuild what one model's names mean: each version its own servable, no version the newest."""
+        ready = {key: one for key, one in self._ready.items() if key[0] != name}
+        mine = sorted(self.of(name), key=lambda one: int(one.version))
+        for servable in mine:
+            ready[name, servable.version] = ready[name, ""] = servable
+        self._ready = ready
+
+    def of(self, model: str) -> list[ServableVersion]:
+        """Loaded versions of a model, in no order."""
+        return [one for key, one in self._servables.items() if key[0] == model]
 
     def find(self, model: str, version: str) -> ServableVersion:
         """The servable for a name and a version ("" = newest ready); NOT_FOUND or NOT_READY otherwise."""
@@ -131,7 +160,7 @@ class ServableTable:
         raise self._why_not(model, version)
 
     def _why_not(self, model: str, version: str) -> HeadraceError:
-        known = [one for one in self._statuses if one.name == model]
+        known = [one for one in self.statuses if one.name == model]
         if not known:
             return HeadraceError(
                 ErrorCode.NOT_FOUND, f"unknown model '{model}': it is not in the repository"
@@ -142,7 +171,7 @@ class ServableTable:
                 ErrorCode.NOT_READY,
                 f"model '{model}' is not ready: {failed[-1].reason}",
             )
-        have = ", ".join(self._newest.get(model, []))
+        have = ", ".join(self.versions(model))
         return HeadraceError(
             ErrorCode.NOT_FOUND,
             f"model '{model}' has no version '{version}'; loaded versions: {have or 'none'}",
@@ -150,14 +179,9 @@ class ServableTable:
 
     def versions(self, model: str) -> list[str]:
         """Loaded versions of a model, oldest first."""
-        return list(self._newest.get(model, []))
+        return sorted((one.version for one in self.of(model)), key=int)
 
     @property
     def servables(self) -> Mapping[tuple[str, str], ServableVersion]:
         """Loaded versions by (name, version)."""
-        return {key: one for key, one in self._ready.items() if key[1]}
-
-    @property
-    def statuses(self) -> tuple[ModelStatus, ...]:
-        """The repository index."""
-        return self._statuses
+        return self._servables

@@ -99,8 +99,9 @@ class DataRoutes:
         prediction: Prediction | None = None
         failure: BaseException | None = None
         try:
-            servable = front.catalog.find(model, version)
+            front.catalog.find(model, version)  # an unknown model need not send its body
             body = await self._body(request)
+            servable = front.catalog.find(model, version)  # it may have been swapped meanwhile
             decoded, encoding = decode_infer(
                 body, _header_length(request, len(body)), servable, version, front.clock()
             )

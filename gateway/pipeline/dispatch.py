@@ -6,7 +6,7 @@ never batch or run anything itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from gateway.errors import CallCancelled
@@ -20,10 +20,14 @@ if TYPE_CHECKING:
 class Dispatch:
     """The innermost hop: every servable has its lane."""
 
-    __slots__ = ("_lanes",)
+    __slots__ = ("_lanes", "_on_drained")
 
-    def __init__(self, lanes: Mapping[Servable, Lane]) -> None:
+    def __init__(
+        self, lanes: Mapping[Servable, Lane], on_drained: Callable[[Servable], None]
+    ) -> None:
+        """``on_drained`` is told when the last caller of a version that was retired has left."""
         self._lanes = lanes
+        self._on_drained = on_drained
 
     async def __call__(self, routed: RoutedRequest, /) -> Prediction:
         servable = routed.servable
@@ -37,4 +41,5 @@ class Dispatch:
                 lane.withdraw(ticket)
                 raise
         finally:
-            servable.release()
+            if servable.release():
+                self._on_drained(servable)

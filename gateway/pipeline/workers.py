@@ -59,5 +59,8 @@ class ThreadWorker:
         """Let the threads end after what they run now."""
         for _ in self._threads:
             self._waiting.put(None)
+
+    def join(self) -> None:
+        """Wait for the threads to end, after ``close``."""
         for thread in self._threads:
             thread.join(JOIN_TIMEOUT_S)

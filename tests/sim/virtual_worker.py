@@ -92,3 +92,6 @@ class VirtualWorker:
 
     def close(self) -> None:
         self.closed = True
+
+    def join(self) -> None:
+        return None

@@ -94,6 +94,9 @@ class ManualWorker:
     def close(self) -> None:
         """Nothing was started."""
 
+    def join(self) -> None:
+        return None
+
 
 class RecordingMeters:
     def __init__(self) -> None:

@@ -145,7 +145,8 @@ class Served:
     def __init__(self, **limits: Any) -> None:
         self.version = version()
         self.world = World(servable=self.version, inline_limit_s=NEVER_INLINE_S, **limits)  # type: ignore[arg-type]
-        self.dispatch = Dispatch({self.version: self.world.lane})
+        self.drained: list[object] = []
+        self.dispatch = Dispatch({self.version: self.world.lane}, self.drained.append)
 
     def ask(self, value: float) -> Asked:
         return Asked(self.dispatch(RoutedRequest(request(rows_of(value)), self.version)))
@@ -207,3 +208,4 @@ def test_the_last_answer_of_a_version_that_leaves_unloads_it() -> None:
     served.world.worker.finish()
     assert isinstance(one.endings[0], Prediction)
     assert served.version.state is ServableState.UNLOADED
+    assert served.drained == [served.version]

@@ -26,6 +26,7 @@ def on_a_loop(test: Callable[[ThreadWorker], Awaitable[T]], threads: int = 1) ->
                 return await test(worker)
         finally:
             worker.close()
+            worker.join()
 
     return asyncio.run(run())
 
@@ -164,6 +165,7 @@ def test_closing_lets_every_thread_end() -> None:
 def test_closing_what_was_never_used_is_nothing() -> None:
     async def test(worker: ThreadWorker) -> None:
         worker.close()
+        worker.join()
 
     on_a_loop(test)
 
@@ -184,5 +186,6 @@ def test_a_loop_that_closed_meanwhile_stops_the_thread_quietly(jobs: int) -> Non
     loop.close()
     release.set()
     worker.close()
+    worker.join()
     assert lane_threads() == []
     assert reported == []
