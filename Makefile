@@ -1,7 +1,7 @@
 # One command for each chore. Every target first sets up .venv where that is needed.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test sim check bench protos clean
+.PHONY: help setup demo serve test sim check bench fuzz soak perf-analyzer docker-check protos clean
 
 PYTHON := .venv/bin/python
 
@@ -13,10 +13,11 @@ INSTALLED := .venv/.installed-$(FLAVOUR)
 ARGS ?=
 MODELS ?= models
 SIM_SEEDS ?= 300
+FUZZ_EXAMPLES ?= 1000
 
 help:  ## this list
 	@echo "usage: make <target>"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(INSTALLED)  ## make .venv and install everything (GPU=1: with CUDA)
 	@$(PYTHON) scripts/check_setup.py
@@ -47,6 +48,18 @@ check: setup  ## style, types, import contracts, architecture
 
 bench: setup  ## measure, and compare with what others do
 	@$(PYTHON) -m loadtests.bench $(ARGS)
+
+fuzz: setup  ## odd requests by the thousand, for codecs and ports (FUZZ_EXAMPLES=1000)
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(PYTHON) -m pytest tests/e2e/test_openapi.py tests/unit/edge $(ARGS)
+
+soak: setup  ## an hour at half load, memory watched (ARGS="--minutes 60")
+	@$(PYTHON) -m loadtests.soak $(ARGS)
+
+perf-analyzer: setup  ## drive both fronts with Triton's perf_analyzer, write docs/perf-analyzer.md
+	@$(PYTHON) -m loadtests.perf_analyzer $(ARGS)
+
+docker-check: setup  ## do what the Dockerfile does, without Docker
+	@$(PYTHON) -m scripts.docker_check
 
 protos: setup  ## compile protos/*.proto anew
 	@$(PYTHON) scripts/generate_protos.py

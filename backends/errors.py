@@ -10,6 +10,10 @@ class ModelLoadError(Exception):
     """A model cannot be served. The message is the reason that operators read in the index."""
 
 
+class FilesChanged(ModelLoadError):  # noqa: N818  nothing is wrong yet: they may be on their way
+    """A version's files changed between the look at its folder and the end of its load."""
+
+
 class ModelRunError(Exception):
     """The model failed while it ran on input that its signature allows."""
 

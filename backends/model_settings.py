@@ -1,8 +1,8 @@
 """``model.toml`` turned into frozen values: every key, its default and its limits.
 
-Decides what an operator may write and how a mistake is explained. It must never look at a model, at
-the machine or at another file; ``docs/model-toml.md`` documents the same keys, and a test compares
-the two.
+Decides what an operator may write, how a mistake is explained, and that a key written here wins over
+what another file says in the same words. It must never look at a model, at the machine or at another
+file; ``docs/model-toml.md`` documents the same keys, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args, get_type_hints
 
@@ -27,7 +28,18 @@ DeviceNumber: TypeAlias = Annotated[int, Meta(ge=0, le=1023)]
 RepeatCount: TypeAlias = Annotated[int, Meta(ge=1, le=1000)]
 PriorityLevel: TypeAlias = Annotated[int, Meta(ge=1, le=16)]
 
+Sections: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""Values by section and key, as TOML would give them."""
+
 _NO_CHOICE = "invalid enum value "
+
+# Keys that have a meaning only together: whoever writes one of the first takes over the others.
+_TOGETHER = (
+    ("versions", {"policy", "latest", "specific"}, {"policy", "latest", "specific"}),
+    ("priority", {"default", "levels"}, {"default", "levels"}),
+    ("onnxruntime", {"device", "device_id"}, {"device", "device_id"}),
+    ("batching", {"max_batch_size"}, {"mode"}),
+)
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -161,24 +173,29 @@ class ModelSettings(_Section, frozen=True):
     warmup: WarmupSettings = WarmupSettings()
 
 
-def read_model_settings(path: Path) -> ModelSettings:
-    """The settings in the file at ``path``; a missing file means defaults.
+def read_model_settings(path: Path, below: Sections | None = None) -> ModelSettings:
+    """The settings in the file at ``path``; what it does not write comes from ``below``.
 
-    Raises ``ModelLoadError`` naming the file, the key and what would be right.
+    A missing file writes nothing. Raises ``ModelLoadError`` naming the file, the key and what would
+    be right.
     """
     try:
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
-        return ModelSettings()
+        text = ""
     except UnicodeDecodeError as error:
         raise ModelLoadError(f"{path}: not UTF-8 text (byte {error.start})") from error
     except OSError as error:
         raise ModelLoadError(f"{path}: cannot be read: {error.strerror}") from error
-    return parse_model_settings(text, source=str(path))
+    return parse_model_settings(text, source=str(path), below=below)
 
 
-def parse_model_settings(text: str, *, source: str) -> ModelSettings:
-    """The settings that ``text`` writes; ``source`` names it in the ``ModelLoadError``."""
+def parse_model_settings(text: str, *, source: str, below: Sections | None = None) -> ModelSettings:
+    """The settings that ``text`` writes; ``source`` names it in the ``ModelLoadError``.
+
+    ``below`` holds values from elsewhere, valid by themselves, for keys that ``text`` does not
+    write.
+    """
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -187,9 +204,34 @@ def parse_model_settings(text: str, *, source: str) -> ModelSettings:
     if unknown is not None:
         raise ModelLoadError(f"{source}: {unknown}")
     try:
-        return msgspec.convert(document, ModelSettings)
+        return msgspec.convert(_laid_over(document, below or {}), ModelSettings)
     except msgspec.ValidationError as error:
-        raise ModelLoadError(f"{source}: {_explain(str(error))}") from error
+        told = "" if below is None or not _is_valid(document) else " (with what config.pbtxt says)"
+        raise ModelLoadError(f"{source}: {_explain(str(error))}{told}") from error
+
+
+def _is_valid(document: dict[str, Any]) -> bool:
+    try:
+        msgspec.convert(document, ModelSettings)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _laid_over(document: dict[str, Any], below: Sections) -> dict[str, Any]:
+    merged = dict(document)
+    for section, values in below.items():
+        written = document.get(section, {})
+        if isinstance(written, dict):  # what is not even a table is explained later
+            taken = {
+                key
+                for where, owners, owned in _TOGETHER
+                if where == section and not owners.isdisjoint(written)
+                for key in owned
+            }
+            kept = {key: value for key, value in values.items() if key not in taken}
+            merged[section] = kept | written
+    return merged
 
 
 def _first_unknown_key(document: dict[str, Any]) -> str | None:

@@ -15,6 +15,15 @@ from backends.errors import ModelLoadError
 from backends.model_settings import OnnxRuntimeSettings
 from backends.onnx_errors import one_line
 
+_CUT_SHORT = (
+    "Protobuf parsing failed",
+    "No graph was found",
+    "Missing opset in the model",
+    "can not be read in full",
+    "External data path does not exist",
+)
+"""What the runtime says about a model, or weights in a file beside it, of which a part is missing."""
+
 FATAL = 4
 """ONNX Runtime's log severity: its errors reach us as exceptions, and printing them as well would
 let one caller with bad input flood stderr.
@@ -43,12 +52,19 @@ def open_session(
     providers = choose_providers(settings, onnxruntime.get_available_providers())
     try:
         options = _session_options(settings, intra_op_threads)
+        weights = _read_weights(path)
+        options.add_external_initializers_from_files_in_memory(
+            list(weights), list(weights.values()), [len(one) for one in weights.values()]
+        )
         # Without enable_fallback=0 the wrapper prints to stdout and retries on the CPU.
         session = onnxruntime.InferenceSession(
             path, options, providers=providers, enable_fallback=0
         )
     except Exception as error:
-        raise ModelLoadError(f"ONNX Runtime cannot open it: {one_line(error)}") from error
+        reason = one_line(error)
+        if any(sign in reason for sign in _CUT_SHORT):
+            reason = f"{reason.rstrip('.')}. It is not complete; perhaps it is still being copied"
+        raise ModelLoadError(f"ONNX Runtime cannot open it: {reason}") from error
     if settings.device == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
         raise ModelLoadError(
             'device = "cuda", but ONNX Runtime could not start CUDA and would run on: '
@@ -86,6 +102,18 @@ def _refuse_unreadable(path: Path) -> None:
         raise ModelLoadError(f"{path.name} cannot be read: {error.strerror}") from error
     if empty:
         raise ModelLoadError(f"{path.name} is empty; perhaps it is still being copied")
+
+
+def _read_weights(path: Path) -> dict[str, bytes]:
+    """The files that the model keeps its weights in, by the names that it has for them.
+
+    Left alone, the runtime maps such files for as long as the session lives: who overwrites one
+    would change the answers of a model that is served, and who shortens one would end the process.
+    """
+    beside = [file for file in path.parent.rglob("*") if file != path and file.is_file()]
+    named = path.read_bytes() if beside else b""
+    names = {file.relative_to(path.parent).as_posix(): file for file in beside}
+    return {name: file.read_bytes() for name, file in names.items() if name.encode() in named}
 
 
 def _session_options(

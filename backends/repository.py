@@ -1,8 +1,8 @@
 """What a model repository on disk says should be served: ``<root>/<model>/<version>/model.onnx``.
 
-Decides which folders count, which versions the policy of each model wants, and what is wrong with a
-model. It must never open a model or act on what it finds, and one bad model must never hide the
-others.
+Decides which folders count, which versions the policy of each model wants, what is wrong with a
+model, and whether its files may still be on their way. It must never open a model or act on what it
+finds, and one bad model must never hide the others.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from pathlib import Path
 import msgspec
 
 from backends.errors import ModelLoadError, RepositoryError
+from backends.fingerprint import SETTINGS_FILES, settings_fingerprint, version_fingerprint
 from backends.model_settings import ModelSettings, VersionSettings, read_model_settings
+from backends.triton_config import MODEL_FILE, TritonConfig, read_triton_config
 
-MODEL_FILE = "model.onnx"
-SETTINGS_FILE = "model.toml"
+SETTINGS_FILE, TRITON_FILE = SETTINGS_FILES
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
 _NUMBER = re.compile(r"[0-9]+", re.ASCII)
@@ -27,6 +28,9 @@ class DesiredVersion(msgspec.Struct, frozen=True):
 
     version: str
     path: Path
+    """The model file, in the version's folder."""
+    fingerprint: str
+    """The state of the version's files and of its model's settings; equal texts, equal states."""
 
 
 class DesiredModel(msgspec.Struct, frozen=True):
@@ -35,6 +39,13 @@ class DesiredModel(msgspec.Struct, frozen=True):
     name: str
     settings: ModelSettings
     versions: tuple[DesiredVersion, ...]
+    triton: TritonConfig | None = None
+    """Its ``config.pbtxt``; ``settings`` holds already what it has in common with ``model.toml``."""
+    settings_fingerprint: str = ""
+
+    def find(self, version: str) -> DesiredVersion | None:
+        """The version of this number, where it should be served."""
+        return next((one for one in self.versions if one.version == version), None)
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -43,6 +54,8 @@ class Problem(msgspec.Struct, frozen=True):
     name: str
     version: str
     reason: str
+    fingerprint: str = ""
+    """Of the version that was tried; empty when it was not even tried."""
 
 
 class Desired(msgspec.Struct, frozen=True):
@@ -51,17 +64,62 @@ class Desired(msgspec.Struct, frozen=True):
     models: tuple[DesiredModel, ...]
     problems: tuple[Problem, ...]
 
+    def find(self, name: str) -> DesiredModel | None:
+        """The model of this name, where anything of it should be served."""
+        return next((model for model in self.models if model.name == name), None)
 
-def scan_repository(root: Path) -> Desired:
-    """Read the folders under ``root``, or ``RepositoryError`` where it is no readable folder."""
+    @property
+    def names(self) -> frozenset[str]:
+        """Every model in the repository, the bad ones included."""
+        return frozenset(
+            [model.name for model in self.models] + [problem.name for problem in self.problems]
+        )
+
+    def with_model(self, name: str, model: DesiredModel | None, problems: list[Problem]) -> Desired:
+        """The same but for one model, of which ``scan_model`` found this."""
+        models = [one for one in self.models if one.name != name]
+        if model is not None:
+            models.append(model)
+        models.sort(key=lambda one: one.name)
+        others = [one for one in self.problems if one.name != name]
+        return Desired(tuple(models), (*others, *problems))
+
+
+def is_settled(before: DesiredVersion | None, now: DesiredVersion) -> bool:
+    """Were the files the same at two looks in a row? While they are copied in, they are not.
+
+    A copy that makes no progress between two looks goes unnoticed here; a load of the half of it
+    fails then, and comes again when the files change.
+    """
+    return before is not None and before.fingerprint == now.fingerprint
+
+
+def scan_repository(root: Path, *, before: Desired | None = None) -> Desired:
+    """Read the folders under ``root``, or ``RepositoryError`` where it is no readable folder.
+
+    Settings whose files are as they were at the look ``before`` are not parsed again.
+    """
     models: list[DesiredModel] = []
     problems: list[Problem] = []
+    known = {model.name: model for model in before.models} if before is not None else {}
     for folder in _model_folders(root):
-        model, found = _scan_model(folder)
+        model, found = _scan_model(folder, known.get(folder.name))
         problems.extend(found)
         if model is not None:
             models.append(model)
     return Desired(tuple(models), tuple(problems))
+
+
+def scan_model(root: Path, name: str) -> tuple[DesiredModel | None, list[Problem]]:
+    """What ``scan_repository`` would find of one model; None and no problem: it is not there.
+
+    ``name`` may be any text, from anywhere. ``RepositoryError`` where ``root`` is no readable
+    folder.
+    """
+    for folder in _model_folders(root):
+        if folder.name == name:
+            return _scan_model(folder, None)
+    return None, []
 
 
 def _model_folders(root: Path) -> list[Path]:
@@ -85,7 +143,9 @@ def _is_visible_folder(entry: Path) -> bool:
         return True
 
 
-def _scan_model(folder: Path) -> tuple[DesiredModel | None, list[Problem]]:
+def _scan_model(
+    folder: Path, before: DesiredModel | None
+) -> tuple[DesiredModel | None, list[Problem]]:
     name = folder.name
     if _MODEL_NAME.fullmatch(name) is None:
         # surrogateescape keeps undecodable bytes of a file name; they must not reach logs and
@@ -94,25 +154,45 @@ def _scan_model(folder: Path) -> tuple[DesiredModel | None, list[Problem]]:
         reason = f"the folder name {shown!r} may hold only letters, digits, '_', '.' and '-'"
         return None, [Problem(shown, "", reason)]
     try:
-        settings = read_model_settings(folder / SETTINGS_FILE)
+        # Before the files are read: should one change meanwhile, the next look finds a difference.
+        state = settings_fingerprint(folder)
+        triton, settings = _read_settings(folder, state, before)
         numbers, problems = _version_numbers(folder)
     except ModelLoadError as error:
         return None, [Problem(name, "", str(error))]
     except OSError as error:
         return None, [Problem(name, "", f"{folder} cannot be read: {error.strerror}")]
+    file_name = MODEL_FILE if triton is None else triton.model_file
     if not numbers and not problems:
-        reason = f"no version folder in {folder}: expected for example 1/{MODEL_FILE}"
+        reason = f"no version folder in {folder}: expected for example 1/{file_name}"
         return None, [Problem(name, "", reason)]
 
     versions: list[DesiredVersion] = []
     for number in _wanted(settings.versions, numbers):
-        path = folder / str(number) / MODEL_FILE
-        reason = _absence(path, number, numbers)
-        if reason:
+        path = folder / str(number) / file_name
+        try:
+            _refuse_absence(path, number, numbers)
+            fingerprint = version_fingerprint(path.parent, state)
+        except ModelLoadError as error:
+            problems.append(Problem(name, str(number), str(error)))
+        except OSError as error:
+            reason = f"{path} cannot be read: {error.strerror}"
             problems.append(Problem(name, str(number), reason))
         else:
-            versions.append(DesiredVersion(str(number), path))
-    return (DesiredModel(name, settings, tuple(versions)) if versions else None), problems
+            versions.append(DesiredVersion(str(number), path, fingerprint))
+    if not versions:
+        return None, problems
+    return DesiredModel(name, settings, tuple(versions), triton, state), problems
+
+
+def _read_settings(
+    folder: Path, state: str, before: DesiredModel | None
+) -> tuple[TritonConfig | None, ModelSettings]:
+    if before is not None and before.settings_fingerprint == state:
+        return before.triton, before.settings
+    triton = read_triton_config(folder / TRITON_FILE, model=folder.name)
+    below = None if triton is None else triton.sections
+    return triton, read_model_settings(folder / SETTINGS_FILE, below)
 
 
 def _version_numbers(folder: Path) -> tuple[list[int], list[Problem]]:
@@ -137,11 +217,11 @@ def _wanted(policy: VersionSettings, numbers: list[int]) -> list[int]:
     return numbers if policy.policy == "all" else numbers[: policy.latest]
 
 
-def _absence(path: Path, number: int, numbers: list[int]) -> str:
+def _refuse_absence(path: Path, number: int, numbers: list[int]) -> None:
     if number not in numbers:
         there = ", ".join(map(str, numbers)) or "none"
-        return f"versions.specific asks for version {number}, which is not there (found: {there})"
-    try:
-        return "" if path.is_file() else f"{path} is missing"
-    except OSError as error:
-        return f"{path} cannot be read: {error.strerror}"
+        raise ModelLoadError(
+            f"versions.specific asks for version {number}, which is not there (found: {there})"
+        )
+    if not path.is_file():
+        raise ModelLoadError(f"{path} is missing")

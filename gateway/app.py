@@ -10,130 +10,192 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 
-from backends.manager import Progress, RepositoryState, load_repository
-from gateway.edge import admin, grpc_methods, http_app, http_fast_lane
-from gateway.edge.grpc_connection import GrpcConnection
+from backends.manager import Loader, Progress, RepositoryState, load_repository
+from gateway.edge import admin, grpc_methods, grpc_streams, http_app, tls
+from gateway.edge.access import open_access
+from gateway.edge.call_traces import CallTraces
+from gateway.edge.data_ports import DataPorts, check_grpcio, claim, wrap_admin
 from gateway.edge.grpc_front import GrpcFront
 from gateway.edge.http_front import HttpFront
-from gateway.edge.listeners import BACKLOG, LOOP_TURN_S, HttpServer, address_of, listen
+from gateway.edge.listeners import LOOP_TURN_S, HttpServer, listen
 from gateway.edge.server_info import ServerInfo
-from gateway.messages import ModelStatus
 from gateway.pipeline.workers import ThreadWorker
-from gateway.ports import Servable
+from gateway.ports import RepositoryControl
 from gateway.serving import Serving
 from gateway.settings import GatewaySettings
+from gateway.supervisor.control_mode import names_to_load
+from gateway.supervisor.local_control import LocalControl, statuses_of
+from gateway.telemetry.tracing import open_tracer
 
 logger = logging.getLogger("headrace")
 
 SWEEP_EVERY_S = 1.0
+LAST_TRACES_S = 2.0
+"""How long the collector of traces may take for the last ones."""
 
 
 class Gateway:
-    """The process, between ``start`` and ``stop``. Both are called on its loop, once."""
+    """The process: ``load``, ``build``, ``open``, ``stop``, each called on its loop, once.
 
-    def __init__(self, settings: GatewaySettings, version: str) -> None:
+    A worker of several gets its listening sockets and, as ``control``, a way to the supervisor, who has the admin port.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        version: str,
+        *,
+        listeners: Mapping[str, socket.socket] | None = None,
+        control: RepositoryControl | None = None,
+    ) -> None:
         self.settings = settings
         self._version = version
+        self._listeners = listeners
+        self._control = control
+        self._admin_server: HttpServer | None = None
+        self._poller: asyncio.Task[None] | None = None
         self._started_s = time.monotonic()
 
-    async def load(self, on_progress: Callable[[Progress], None]) -> RepositoryState:
-        """Step one: the models, off the loop. Raises ``RepositoryError`` for an unusable folder."""
+    async def load(
+        self,
+        on_progress: Callable[[Progress], None],
+        *,
+        serve: Mapping[str, list[str]] | None = None,
+    ) -> RepositoryState:
+        """Step one: the models, off the loop. Raises ``RepositoryError`` for an unusable folder.
+
+        What cannot be listened with is found before that, since models may take long: ``ListenError`` says why, and
+        ``AccessError`` what is wrong with the API keys.
+        """
+        check_grpcio(self.settings)
+        self.tls = tls.load(self.settings.tls)
+        self.access = open_access(self.settings)
         repository = self.settings.repository
         self.repository = await asyncio.to_thread(
             load_repository,
             Path(repository.models),
-            intra_op_threads=repository.effective_intra_op_threads,
+            intra_op_threads=self.settings.intra_op_threads,
             clock=time.perf_counter,
             on_progress=on_progress,
+            only=names_to_load(repository) if serve is None else set(serve),
         )
         return self.repository
 
-    async def start(self) -> None:
-        """Step two: lanes, stack, fronts, and the ports last."""
+    def build(self) -> None:
+        """Step two: lanes, stack and fronts."""
         loop = asyncio.get_running_loop()
         settings = self.settings
         self.serving = serving = Serving(
             self.repository.loaded,
-            [ModelStatus(e.name, e.version, e.state, e.reason) for e in self.repository.index()],
+            statuses_of(self.repository),
             settings,
             loop=loop,
             clock=time.monotonic,
             make_worker=lambda name, threads: ThreadWorker(loop, threads, name),
             thread_clock=time.thread_time,
         )
-        self.info = ServerInfo(serving.table, lambda one: serving.lane_facts[one][:2], self._version)
+        self.tracer = open_tracer(settings.telemetry, self._version, time.time() - time.monotonic())
+        if self.tracer is not None:
+            serving.metrics.traces = self.tracer.counts
+        self.local_control = LocalControl(
+            settings.repository,
+            self.repository,
+            Loader(intra_op_threads=settings.intra_op_threads, clock=time.perf_counter),
+            serving,
+            drain_timeout_s=settings.drain.timeout_s,
+        )
+        self.control = self._control or self.local_control
+        self.info = ServerInfo(
+            serving.table, lambda one: serving.lane_facts[one][:2], self._version
+        )
         shared = {
             "admission": serving.admission,
             "metrics": serving.metrics.fronts,
             "clock": time.monotonic,
             "access_log": settings.telemetry.access_log,
+            "access": self.access,
         }
-        self.http = HttpFront(serving.stack, serving.table, limits=settings.http, **shared)  # type: ignore[arg-type]
+        self.http = HttpFront(
+            serving.stack,
+            serving.table,
+            limits=settings.http,
+            traces=self._traces("http"),
+            **shared,  # type: ignore[arg-type]
+        )
         self.grpc = GrpcFront(
             serving.stack,
             serving.table,
-            grpc_methods.methods(self.info),
+            grpc_methods.methods(self.info, self.control),
+            grpc_streams.streams(self.info),
             limits=settings.grpc,
+            traces=self._traces("grpc"),
             **shared,  # type: ignore[arg-type]
         )
-        await self._open_ports(loop)
-        self._sweeper = loop.call_later(SWEEP_EVERY_S, self._sweep)
 
-    async def _open_ports(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self.access is not None:
+            self.access.on_change = self.http.heads.forget
+
+    def _traces(self, protocol: str) -> CallTraces | None:
+        return None if self.tracer is None else CallTraces(protocol, self.tracer, time.monotonic)
+
+    async def open(self) -> None:
+        """Step three: the ports, last of all."""
         server = self.settings.server
-        claimed: list[socket.socket] = []
-        try:
-            for port, option in (
-                (server.admin_port, "--admin-port"),
-                (server.grpc_port, "--grpc-port"),
-                (server.http_port, "--http-port"),
-            ):
-                claimed.append(listen(server.host, port, option))
-        except Exception:
-            for one in claimed:
-                one.close()
-            raise
-        admin_socket, grpc_socket, http_socket = claimed
-        self.addresses = {
-            "http": f"http://{address_of(http_socket)}",
-            "grpc": address_of(grpc_socket),
-            "admin": f"http://{address_of(admin_socket)}",
-        }
-        keep_alive_s = self.settings.http.keep_alive_s
-        self._admin_server = HttpServer(
-            admin.build(self._registry(), self.info, self.snapshot),
-            admin_socket,
-            protocol="httptools",
-            keep_alive_s=keep_alive_s,
+        admin_socket: socket.socket | None = None
+        listeners = self._listeners
+        if listeners is None:
+            admin_socket = listen(server.host_of("admin"), server.admin_port, "--admin-port")
+            try:
+                listeners = claim(self.settings)
+            except BaseException:
+                admin_socket.close()
+                raise
+        self._ports = DataPorts(
+            self.http,
+            self.grpc,
+            http_app.build(self.http, self.info, self.control),
+            listeners,
+            self.settings,
+            self.tls,
         )
-        self._http_server = HttpServer(
-            http_app.build(self.http, self.info),
-            http_socket,
-            protocol=http_fast_lane.bind(self.http),
-            keep_alive_s=keep_alive_s,
-        )
-        await self._admin_server.start()
-        self._grpc_server = await loop.create_server(
-            lambda: GrpcConnection(self.grpc), sock=grpc_socket, backlog=BACKLOG
-        )
-        await self._http_server.start()
+        self.addresses = self._ports.addresses
+        self._registry = self._make_registry()
+        if admin_socket is not None:
+            self.addresses["admin"], admin_listener = wrap_admin(
+                admin_socket, self.settings, self.tls
+            )
+            self._admin_server = HttpServer(
+                admin.build(AloneInstance(self), self._version),
+                [admin_listener],
+                protocol="httptools",
+                keep_alive_s=self.settings.http.keep_alive_s,
+            )
+            await self._admin_server.start()
+        await self._ports.open()
+        if self._control is None and self.settings.repository.control == "poll":
+            self._poller = asyncio.create_task(self.local_control.poll())
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._sweep)
 
-    def _registry(self) -> CollectorRegistry:
+    async def adopt(self, protocol: str, accepted: socket.socket) -> None:
+        """Serve a connection that was accepted elsewhere."""
+        await self._ports.adopt(protocol, accepted)
+
+    def _make_registry(self) -> CollectorRegistry:
         metrics = self.serving.metrics
         metrics.gauge(
             "headrace_connections",
             "Open connections by protocol.",
             ("protocol",),
             lambda: [
-                (("http",), len(self._http_server.connections)),
-                (("grpc",), len(self.grpc.connections)),
+                (("http",), len(self._ports.http_connections)),
+                (("grpc",), len(self._ports.grpc_connections)),
             ],
         )
         metrics.gauge(
@@ -163,37 +225,57 @@ class Gateway:
     def _sweep(self) -> None:
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._sweep)
         now = time.monotonic()
-        for connection in (*self._http_server.connections, *self.grpc.connections):
+        self.serving.reap()
+        if self.tls is not None:
+            self.tls.reload_if_changed()
+        if self.access is not None:
+            self.access.sweep()
+        for connection in (*self._ports.http_connections, *self._ports.grpc_connections):
             try:
                 connection.sweep(now)
             except Exception:  # one connection's trouble may not end the watch over the others
                 logger.exception("sweeping a connection failed; it is cut")
                 connection.abort()
 
-    async def stop(self, *, force: asyncio.Event | None = None) -> bool:
-        """Outside-in; True when every call inside was answered. ``force`` skips what is left of the waiting."""
-        drain = self.settings.drain
+    async def stop(
+        self,
+        *,
+        force: asyncio.Event | None = None,
+        hand_over: bool = False,
+        on_closed: Callable[[], None] = lambda: None,
+    ) -> bool:
+        """Outside-in; True when every call inside was answered. ``force`` skips what is left of the waiting.
+
+        ``hand_over``: somebody else holds the listening sockets too, and will take who still waits there.
+        ``on_closed`` is called as soon as nothing is accepted any more.
+        """
+        drain, ports = self.settings.drain, self._ports
         give_up_s = time.monotonic() + drain.delay_s + drain.timeout_s
-        self.info.draining = self.http.draining = True
-        self.grpc.drain()
+        self.info.draining = True
+        ports.announce_shutdown()
         await _sleep_unless(force, drain.delay_s)
-        # A closing listener resets what it has not accepted; the loop accepts all of a backlog in one turn.
-        await asyncio.sleep(LOOP_TURN_S)
-        self._grpc_server.close()
-        self.grpc.refuse_new_streams()
         forced = force is not None and force.is_set()
+        timeout_s = 0.1 if forced else max(0.1, give_up_s - time.monotonic())
+        if self._listeners is None:
+            ports.give_back_paths()
+        await ports.stop_accepting(timeout_s)
         http_is_clean, _ = await asyncio.gather(
-            self._http_server.stop(0.1 if forced else max(0.1, give_up_s - time.monotonic())),
-            self._until(lambda: not self.grpc.connections, give_up_s, force),
+            ports.stop_http(timeout_s, hand_over=hand_over, on_closed=on_closed),
+            self._until(lambda: ports.grpc_idle, give_up_s, force),
         )
-        clean = http_is_clean and not self.grpc.connections
-        self.grpc.abort()
+        clean = http_is_clean and ports.grpc_idle
+        await ports.abort()
         self.serving.close()
         await self._until(lambda: self.serving.idle, give_up_s, force)
         self._sweeper.cancel()
+        if self._poller is not None:
+            self._poller.cancel()
         if self.serving.idle:  # else a thread is inside a batch that nobody waits for any more
             self.serving.close_workers()
-        await self._admin_server.stop(1.0)
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close, LAST_TRACES_S)
+        if self._admin_server is not None:
+            await self._admin_server.stop(1.0)
         return clean
 
     async def _until(
@@ -203,6 +285,11 @@ class Gateway:
             if force is not None and force.is_set():
                 return
             await asyncio.sleep(LOOP_TURN_S)
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Every metric of the process."""
+        return self._registry
 
     def snapshot(self) -> dict[str, Any]:
         """What ``/status`` shows: plain values, made when somebody asks."""
@@ -228,8 +315,28 @@ class Gateway:
                 }
                 for one, lane in serving.lanes.items()
             ],
+            "keys": [] if self.access is None else self.access.snapshot(),
             "settings": msgspec.to_builtins(self.settings),
         }
+
+
+class AloneInstance:
+    """A process that is alone answers for the whole instance; fills the port ``Instance``."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        control = gateway.control
+        self.index, self.load, self.unload = control.index, control.load, control.unload
+        self.statistics = control.statistics
+
+    async def ready(self) -> tuple[bool, str]:
+        return self._gateway.info.ready()
+
+    async def metrics(self) -> CollectorRegistry:
+        return self._gateway.registry
+
+    async def snapshot(self) -> dict[str, Any]:
+        return self._gateway.snapshot()
 
 
 async def _sleep_unless(force: asyncio.Event | None, seconds: float) -> None:

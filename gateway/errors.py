@@ -18,6 +18,12 @@ class ErrorCode(Enum):
     """No such model, version or path."""
     METHOD_NOT_ALLOWED = "method_not_allowed"
     """The path exists, the HTTP method does not."""
+    UNAUTHENTICATED = "unauthenticated"
+    """Keys are asked for, and none that is in force came along."""
+    PERMISSION_DENIED = "permission_denied"
+    """We know who asks, and may not let them."""
+    QUOTA_EXCEEDED = "quota_exceeded"
+    """Refused at once, because the caller's key has used up what it may."""
     UNIMPLEMENTED = "unimplemented"
     """Valid protocol, but not offered here."""
     NOT_READY = "not_ready"
@@ -39,7 +45,7 @@ class CallCancelled(BaseException):
 class HeadraceError(Exception):
     """A failed call: a code for programs, a sentence for people.
 
-    ``retry_after_s`` is set for OVERLOADED and NOT_READY when a later try may work.
+    ``retry_after_s`` is set for OVERLOADED, QUOTA_EXCEEDED and NOT_READY when a later try may work.
     """
 
     __slots__ = ("code", "message", "retry_after_s")

@@ -20,6 +20,45 @@ NO_DEADLINE_S = float("inf")
 Parameters: TypeAlias = dict[str, bool | int | float | str]
 
 
+class Trace(msgspec.Struct):
+    """The way of one request that is traced; most are not and have none.
+
+    Hops write into it what they alone know. Times are seconds on the loop's monotonic clock; 0.0 where the request
+    never got.
+    """
+
+    protocol: str
+    """"http" or "grpc"."""
+    trace_id: int
+    parent_id: int
+    """The caller's span; 0 when the trace begins here."""
+    state: str
+    """The caller's ``tracestate``."""
+    received_s: float
+    decoded_s: float = 0.0
+    queued_s: float = 0.0
+    started_s: float = 0.0
+    ran_s: float = 0.0
+    written_s: float = 0.0
+    method: str = ""
+    """Of the protocol: a gRPC method, or the route of an HTTP request."""
+    model: str = ""
+    version: str = ""
+    """The one that answered; before that, the one that the caller asked for."""
+    request_id: str = ""
+    rows: int = 0
+    batch_rows: int = 0
+    batch_reason: str = ""
+    execution: str = ""
+    """Where the batch ran: "inline" or "worker"."""
+    outcome: str = "ok"
+    """"ok" or an error code."""
+    message: str = ""
+    """Of the error."""
+    status: int = 0
+    """On the wire."""
+
+
 class PredictRequest(msgspec.Struct):
     """One decoded prediction call: valid against the model's client-facing signature.
 
@@ -44,6 +83,8 @@ class PredictRequest(msgspec.Struct):
     received_s: float
     size_bytes: int
     """What the request weighs in memory, for admission."""
+    trace: Trace | None = None
+    """Where hops note their times, for the few requests that are traced."""
 
 
 class RoutedRequest(msgspec.Struct):

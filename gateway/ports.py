@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from backends.signature import Signature, Tensor
-from gateway.messages import ModelStatus, Prediction
+from gateway.messages import ModelStatus, Prediction, Trace
+
+if TYPE_CHECKING:
+    from gateway.core.statistics import VersionStatistics
 
 Clock: TypeAlias = Callable[[], float]
 """Seconds, monotonic. The loop's own clock in production, an invented one in tests."""
@@ -83,6 +86,22 @@ class FrontMeters(Protocol):
     """By (protocol, outcome): the outcome is "ok" or an error code."""
     http_paths: Counter[str]
     """Infer calls over HTTP by the way they took: "fast_lane" or "asgi"."""
+    key_calls: Counter[tuple[str, str]]
+    """Infer calls by (name of the API key, outcome), where keys are asked for and one was found."""
+
+
+class Tracer(Protocol):
+    """Who picks the requests that are traced, and takes their traces."""
+
+    def begin(
+        self, protocol: str, traceparent: bytes, tracestate: bytes, received_s: float
+    ) -> Trace | None:
+        """A trace to fill in, or None: this call is not traced. The headers are empty where there are none."""
+        ...
+
+    def end(self, trace: Trace) -> None:
+        """The call has its answer; nobody writes into the trace any more."""
+        ...
 
 
 class Catalog(Protocol):
@@ -96,7 +115,7 @@ class Catalog(Protocol):
 class RepositoryControl(Protocol):
     """The model repository of the whole instance: each call answers after every worker has acted."""
 
-    async def index(self, *, ready_only: bool) -> list[ModelStatus]:
+    async def index(self) -> list[ModelStatus]:
         """Every known version, by name, the newest first."""
         ...
 
@@ -106,4 +125,24 @@ class RepositoryControl(Protocol):
 
     async def unload(self, model: str) -> None:
         """Stop serving a model; returns once its last caller has left."""
+        ...
+
+    async def statistics(self, model: str, version: str) -> list[VersionStatistics]:
+        """Of one version, of all of a model ("" as version), or of everything ("" as model)."""
+        ...
+
+
+class Instance(RepositoryControl, Protocol):
+    """The whole instance, one process or several, as the admin port shows it."""
+
+    async def ready(self) -> tuple[bool, str]:
+        """Whether calls are taken now, and why not."""
+        ...
+
+    async def snapshot(self) -> dict[str, Any]:
+        """Plain values about everything that is going on."""
+        ...
+
+    async def metrics(self) -> Any:
+        """A collector, as ``prometheus_client``'s exposition takes it."""
         ...

@@ -6,7 +6,8 @@ workers of its own. It must never decide anything about a request.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from gateway.core.batch import BatchLimits
 from gateway.core.batching import BatchQueue
 from gateway.core.servables import ServableState, ServableTable, ServableVersion
 from gateway.core.service_time import ServiceTime
+from gateway.core.statistics import VersionStatistics
 from gateway.messages import ModelStatus, PredictRequest
 from gateway.pipeline.admit import Admit
 from gateway.pipeline.dispatch import Dispatch
@@ -55,7 +57,7 @@ class Serving:
         thread_clock: Clock | None = None,
     ) -> None:
         self.admission = Admission(settings.admission)
-        self.metrics = Metrics(self.admission)
+        self.metrics = Metrics(self.admission, measure_lanes=settings.telemetry.metrics)
         self.lanes: dict[Servable, Lane] = {}
         """Of everything that is served, and of retired versions until their last caller has left."""
         self.lane_facts: dict[Servable, LaneFacts] = {}
@@ -109,7 +111,16 @@ class Serving:
             self.lanes.pop(servable).close()
             self._workers.pop(servable).close()
             del self.lane_facts[servable]
+            self.metrics.retire(servable.name, servable.version)
             on_gone()
+
+    def set_statuses(self, statuses: Iterable[ModelStatus]) -> None:
+        """The repository index from now on."""
+        self.table.statuses = tuple(statuses)
+
+    def statistics(self) -> list[VersionStatistics]:
+        """Of every version that was served since the start."""
+        return self.metrics.statistics(time.time() - self._clock())
 
     def _open(self, model: LoadedModel) -> ServableVersion:
         servable = make_servable(model)

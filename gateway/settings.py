@@ -25,15 +25,54 @@ class ServerSettings(msgspec.Struct, frozen=True):
     """Where the gateway listens."""
 
     host: str = "127.0.0.1"
-    """The address of all three ports; 0.0.0.0 for every interface."""
+    """The address of all three ports; 0.0.0.0 for every IPv4 interface, :: for IPv6 as well."""
+    http_host: str = ""
+    """The REST port's own address; empty: ``host``. So for the next two."""
+    grpc_host: str = ""
+    """The gRPC port's."""
+    admin_host: str = ""
+    """The admin port's."""
     http_port: Port = 8000
     """0 picks a free port and prints it; so for the others."""
     grpc_port: Port = 8001
     """gRPC."""
     admin_port: Port = 8002
     """Metrics, status and health; keep it away from callers."""
+    http_unix_socket: str = ""
+    """Path of a Unix socket that serves REST as well, without TLS; empty: none."""
+    grpc_unix_socket: str = ""
+    """The same for gRPC."""
+    unix_socket_mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "660"
+    """Permissions of both, in octal: who may write may call."""
     workers: Annotated[int, Meta(ge=1, le=256)] = 1
     """Processes that share the data ports; above 1 a supervisor keeps them running."""
+
+    def host_of(self, port: str) -> str:
+        """The address of "http", "grpc" or "admin"."""
+        own = {"http": self.http_host, "grpc": self.grpc_host, "admin": self.admin_host}
+        return own[port] or self.host
+
+    @property
+    def unix_mode(self) -> int:
+        """``unix_socket_mode`` as the number that it is."""
+        return int(self.unix_socket_mode, 8)
+
+
+class TlsSettings(msgspec.Struct, frozen=True):
+    """TLS on the REST and the gRPC port."""
+
+    cert_file: str = ""
+    """The server's certificate, then those that lead to its CA, in PEM; empty: no TLS. Read again when it changes."""
+    key_file: str = ""
+    """Its key, not encrypted; empty: it stands in ``cert_file``."""
+    client_ca_file: str = ""
+    """With it, clients must show a certificate that one of these CAs has signed. Read at the start only."""
+    min_version: Literal["1.2", "1.3"] = "1.2"
+    """Older clients are refused."""
+    handshake_timeout_s: Annotated[float, Meta(ge=0.1, le=3600)] = 10.0
+    """How long a client may take to agree on keys."""
+    admin: bool = False
+    """The admin port, too."""
 
 
 class RepositorySettings(msgspec.Struct, frozen=True):
@@ -48,12 +87,7 @@ class RepositorySettings(msgspec.Struct, frozen=True):
     startup_models: str = ""
     """With control = "explicit": what is loaded at the start, separated by commas; "*" for everything."""
     intra_op_threads: Annotated[int, Meta(ge=0, le=1024)] = 0
-    """Threads that one model run may use; 0: one for each core."""
-
-    @property
-    def effective_intra_op_threads(self) -> int:
-        """What 0 means on this machine."""
-        return self.intra_op_threads or max(1, len(os.sched_getaffinity(0)))
+    """Threads that one model run may use; 0: the cores, shared out among the workers."""
 
 
 class HttpLimits(msgspec.Struct, frozen=True):
@@ -78,14 +112,18 @@ class HttpLimits(msgspec.Struct, frozen=True):
 class GrpcLimits(msgspec.Struct, frozen=True):
     """The walls of the gRPC port."""
 
+    server: Literal["nghttp2", "grpcio"] = "nghttp2"
+    """Who speaks HTTP/2: our own front, or the slower reference on grpcio (extra ``grpcio``)."""
     max_message_bytes: Bytes = 64 * 1024 * 1024
     """Of a request, and of what a compressed one expands to."""
     max_connections: Count = 16384
     """Open at the same time; one more is refused."""
     max_concurrent_streams: Count = 1024
     """Calls at once on one connection."""
+    max_stream_requests: Count = 256
+    """Requests of one ModelStreamInfer call that wait for their answers; further ones are not read before."""
     stream_window_bytes: WindowBytes = 1024 * 1024
-    """Bytes that one call may have on the way to us."""
+    """Bytes that one call may have on the way to us, and that a stream may leave unread before it is held back."""
     connection_window_bytes: WindowBytes = 16 * 1024 * 1024
     """The same for all calls of a connection."""
     max_header_list_bytes: Bytes = 16 * 1024
@@ -130,15 +168,40 @@ class TelemetrySettings(msgspec.Struct, frozen=True):
     """auto: text on a terminal, JSON lines elsewhere."""
     access_log: bool = False
     """One line for each infer call; costs some microseconds a call."""
+    metrics: bool = True
+    """False: nothing is measured in the lanes, and statistics stay empty."""
+    otlp_endpoint: str = ""
+    """The OpenTelemetry collector that gets traces, for example http://localhost:4318; empty: no tracing."""
+    service_name: str = "headrace"
+    """The name under which traces are filed."""
+    trace_sample_ratio: Annotated[float, Meta(ge=0, le=1)] = 0.01
+    """Share of calls that are traced among those that bring no ``traceparent``."""
+    trace_max_per_s: Annotated[float, Meta(ge=0, le=1e6)] = 100.0
+    """Most traces a second and worker, whoever asked for them: each costs about 0.2 ms of CPU time."""
+
+
+class AccessSettings(msgspec.Struct, frozen=True):
+    """Who may ask."""
+
+    api_keys_file: str = ""
+    """The keys that callers must present, made by ``headrace key create``; empty: everybody may ask."""
 
 
 class GatewaySettings(msgspec.Struct, frozen=True):
     """All sections of ``headrace.toml``."""
 
     server: ServerSettings = ServerSettings()
+    tls: TlsSettings = TlsSettings()
     repository: RepositorySettings = RepositorySettings()
     admission: AdmissionLimits = AdmissionLimits()
     http: HttpLimits = HttpLimits()
     grpc: GrpcLimits = GrpcLimits()
+    access: AccessSettings = AccessSettings()
     drain: DrainSettings = DrainSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+
+    @property
+    def intra_op_threads(self) -> int:
+        """Threads that one model run may use on this machine."""
+        cores = len(os.sched_getaffinity(0))
+        return self.repository.intra_op_threads or max(1, cores // self.server.workers)

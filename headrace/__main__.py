@@ -11,7 +11,7 @@ import typer
 
 from foundation.settings import SettingsError, load
 from gateway.settings import GatewaySettings
-from headrace import __version__
+from headrace import __version__, key_commands
 
 app = typer.Typer(
     help="Serve machine-learning models over the Open Inference Protocol.",
@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(key_commands.app, name="key")
 
 
 def _say(line: str) -> None:
@@ -68,6 +69,33 @@ Host = Annotated[
     str | None,
     typer.Option(show_default=False, help="Address to listen on. \\[default: 127.0.0.1]"),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=256, show_default=False, help="Processes that share the ports. \\[default: 1]"
+    ),
+]
+Control = Annotated[
+    str | None,
+    typer.Option(
+        show_default=False,
+        metavar="none|explicit|poll",
+        help="Who changes what is served: nobody, callers of load and unload, or the folder itself."
+        " \\[default: none]",
+    ),
+]
+TlsCert = Annotated[
+    Path | None,
+    typer.Option(show_default=False, help="Certificate in PEM: REST and gRPC with TLS only."),
+]
+TlsKey = Annotated[
+    Path | None,
+    typer.Option(show_default=False, help="Its key. \\[default: in the certificate's file]"),
+]
+TlsClientCa = Annotated[
+    Path | None,
+    typer.Option(show_default=False, help="CA whose certificates clients must show."),
+]
 AccessLog = Annotated[
     bool | None, typer.Option(show_default=False, help="Log a line for each infer call.")
 ]
@@ -86,6 +114,11 @@ def serve(
     grpc_port: GrpcPort = None,
     admin_port: AdminPort = None,
     host: Host = None,
+    workers: Workers = None,
+    control: Control = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_client_ca: TlsClientCa = None,
     access_log: AccessLog = None,
     config: Config = None,
 ) -> None:
@@ -102,24 +135,71 @@ def serve(
             "grpc_port": grpc_port,
             "admin_port": admin_port,
             "host": host,
+            "workers": workers,
         },
-        "repository": {"models": None if models is None else str(models)},
+        "repository": {
+            "models": None if models is None else str(models),
+            "control": control,
+        },
+        "tls": {
+            key: None if file is None else str(file)
+            for key, file in (
+                ("cert_file", tls_cert),
+                ("key_file", tls_key),
+                ("client_ca_file", tls_client_ca),
+            )
+        },
         "telemetry": {"access_log": access_log},
     }
     given = {
         section: {key: value for key, value in values.items() if value is not None}
         for section, values in options.items()
     }
-    default_file = Path("headrace.toml")
-    file = config or (default_file if default_file.is_file() else None)
-    try:
-        settings = load(GatewaySettings, file=file, environment=os.environ, overrides=given)
-    except SettingsError as error:
-        typer.echo(f"headrace: {error}", err=True)
-        raise typer.Exit(2) from None
+    settings = _settings(config, given)
     from gateway.__main__ import run  # the runtime is heavy; --help should not wait for it
 
     raise typer.Exit(run(settings, __version__, _say))
+
+
+@app.command()
+def health(
+    url: Annotated[
+        str | None,
+        typer.Option(
+            show_default=False,
+            help="Admin address, such as http://127.0.0.1:8002. \\[default: from the settings]",
+        ),
+    ] = None,
+    timeout_s: Annotated[
+        float, typer.Option(min=0.1, max=60, help="How long an answer may take.")
+    ] = 3.0,
+    config: Config = None,
+) -> None:
+    """Ask a running server whether it takes calls. Exit code 0: yes. 1: no, or no answer.
+
+    Without --url it reads the file and the variables that serve reads, not the options that serve was given.
+    """
+    from headrace.health import admin_url, complaint
+
+    if url is None:
+        settings = _settings(config, {})
+        server, has_tls = settings.server, settings.tls.admin and bool(settings.tls.cert_file)
+        url = admin_url(server.host_of("admin"), server.admin_port, tls=has_tls)
+    if problem := complaint(url, timeout_s):
+        typer.echo(f"headrace: {problem}", err=True)
+        raise typer.Exit(1)
+    _say("ready")
+
+
+def _settings(config: Path | None, options: dict[str, dict[str, Any]]) -> GatewaySettings:
+    """File, variables and options together; what is wrong with them ends the command."""
+    default_file = Path("headrace.toml")
+    file = config or (default_file if default_file.is_file() else None)
+    try:
+        return load(GatewaySettings, file=file, environment=os.environ, overrides=options)
+    except SettingsError as error:
+        typer.echo(f"headrace: {error}", err=True)
+        raise typer.Exit(2) from None
 
 
 def main() -> None:

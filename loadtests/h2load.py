@@ -16,6 +16,7 @@ _FINISHED = re.compile(r"finished in ([\d.]+)(s|ms|us)")
 _COUNTS = re.compile(r"(\d+) (done|succeeded|failed|errored|timeout)")
 _STATUS = re.compile(r"^status codes: (\d+) 2xx", re.MULTILINE)
 _DATA = re.compile(r"\((\d+)\) data$", re.MULTILINE)
+WITHOUT_MESSAGE = "replies without a message"
 _UNIT_S = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 
 
@@ -50,7 +51,7 @@ def parse(printed: str, log: str, reply_bytes: int, in_flight: int) -> LoadResul
     short = answered * reply_bytes - int(data[1])
     errors = {name: counts[name] for name in ("failed", "errored", "timeout")}
     errors["answers outside 2xx"] = answered - int(status[1])
-    errors["replies without a message"] = _odd_replies(short, reply_bytes, in_flight)
+    errors[WITHOUT_MESSAGE] = _odd_replies(short, reply_bytes, in_flight)
     return LoadResult(
         answered=answered,
         seconds=float(finished[1]) * _UNIT_S[finished[2]],

@@ -61,7 +61,7 @@ def find(name: str, folder: Path) -> LoadGenerator:
         return LoadGenerator(Path(installed))
     if not unpacked.is_file():
         say(f"{name} is not installed: unpacking Debian's {_PACKAGES[name]} below {folder.name}/")
-        _unpack(_PACKAGES[name], folder)
+        unpack_package(_PACKAGES[name], folder)
     # Each package can bring new needs, so look again until nothing is missing.
     for _ in range(len(_LIBRARIES) + 1):
         missing = _missing_libraries(unpacked, root)
@@ -70,7 +70,7 @@ def find(name: str, folder: Path) -> LoadGenerator:
         for library in missing:
             if library not in _LIBRARIES:
                 raise BenchError(f"{name} needs {library}: {_advice(name)}")
-            _unpack(_LIBRARIES[library], folder)
+            unpack_package(_LIBRARIES[library], folder)
     raise BenchError(f"the libraries of {name} could not be completed: {_advice(name)}")
 
 
@@ -93,7 +93,8 @@ def _missing_libraries(binary: Path, root: Path) -> list[str]:
     return [words[0] for words in lines if words[-2:] == ["not", "found"]]
 
 
-def _unpack(package: str, folder: Path) -> None:
+def unpack_package(package: str, folder: Path) -> None:
+    """Unpacks one of Debian's packages below `folder`/root, without installing it."""
     store = folder / "packages"
     store.mkdir(parents=True, exist_ok=True)
     problem = _download(package, store)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 # Fields of /proc/<pid>/stat counted from the one after the command's name (state is 0).
-_PARENT, _UTIME, _CSTIME = 1, 11, 14
+_PARENT, _UTIME, _CSTIME, _THREADS = 1, 11, 14, 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,27 @@ def resident_bytes(root: int) -> int:
         for line in status.splitlines():
             if line.startswith("VmRSS:"):
                 total += int(line.split()[1]) * 1024
+    return total
+
+
+def open_files(root: int) -> int:
+    """File descriptors of the tree: sockets, files, pipes."""
+    total = 0
+    for pid in members(root):
+        try:
+            total += len(os.listdir(f"/proc/{pid}/fd"))
+        except OSError:
+            continue
+    return total
+
+
+def threads(root: int) -> int:
+    """Threads of the tree."""
+    total = 0
+    for pid in members(root):
+        fields = _stat(pid)
+        if fields:
+            total += int(fields[_THREADS])
     return total
 
 

@@ -10,6 +10,8 @@ import re
 from loadtests.server_process import ServerProcess
 
 LATE = "headrace_late_answers_total"
+_ANY_SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
 _SAMPLE = re.compile(rf"^{LATE}(?:\{{[^}}]*\}})?\s+(\S+)", re.MULTILINE)
 
 
@@ -17,7 +19,7 @@ def late_answers(server: ServerProcess) -> float | None:
     """The counter summed over its labels; nothing when it is not exported."""
     if "admin" not in server.addresses:
         return None
-    return counter_sum(_scrape(*server.addresses["admin"]))
+    return counter_sum(scrape(*server.addresses["admin"]))
 
 
 def counter_sum(exposition: str) -> float | None:
@@ -30,7 +32,17 @@ def counter_sum(exposition: str) -> float | None:
     return sum(samples) if samples or declared else None
 
 
-def _scrape(host: str, port: int) -> str:
+def samples_of(exposition: str, name: str) -> dict[tuple[tuple[str, str], ...], float]:
+    """The samples of one metric by their labels; empty when there are none."""
+    return {
+        tuple(_LABEL.findall(labels)): float(value)
+        for metric, labels, value in _ANY_SAMPLE.findall(exposition)
+        if metric == name
+    }
+
+
+def scrape(host: str, port: int) -> str:
+    """The text that Prometheus would read; empty when there is none to be had."""
     connection = http.client.HTTPConnection(host, port, timeout=10)
     try:
         connection.request("GET", "/metrics")

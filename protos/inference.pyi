@@ -5,7 +5,9 @@ from typing import ClassVar, Final, Literal
 from google.protobuf.internal.containers import MessageMap, RepeatedCompositeFieldContainer, RepeatedScalarFieldContainer
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from google.protobuf.message import Message
-from protos.loader import Method
+from protos.loader import Language, Method
+
+LANGUAGE: Final[Language]
 
 DataType: EnumTypeWrapper
 TYPE_INVALID: Final = 0
@@ -274,6 +276,20 @@ class ModelInferResponse(Message):
         raw_output_contents: Iterable[bytes] | None = None,
     ) -> None: ...
 
+class ModelStreamInferResponse(Message):
+    error_message: str
+    @property
+    def infer_response(self) -> ModelInferResponse: ...
+    def __init__(
+        self,
+        *,
+        error_message: str | None = None,
+        infer_response: ModelInferResponse | None = None,
+    ) -> None: ...
+    def HasField(
+        self, field_name: Literal["infer_response"]
+    ) -> bool: ...
+
 class ModelConfigRequest(Message):
     name: str
     version: str
@@ -410,11 +426,36 @@ class ModelDynamicBatching(Message):
     @property
     def preferred_batch_size(self) -> RepeatedScalarFieldContainer[int]: ...
     max_queue_delay_microseconds: int
+    priority_levels: int
+    default_priority_level: int
+    @property
+    def default_queue_policy(self) -> ModelQueuePolicy: ...
     def __init__(
         self,
         *,
         preferred_batch_size: Iterable[int] | None = None,
         max_queue_delay_microseconds: int | None = None,
+        priority_levels: int | None = None,
+        default_priority_level: int | None = None,
+        default_queue_policy: ModelQueuePolicy | None = None,
+    ) -> None: ...
+    def HasField(
+        self, field_name: Literal["default_queue_policy"]
+    ) -> bool: ...
+
+class ModelQueuePolicy(Message):
+    TimeoutAction: ClassVar[EnumTypeWrapper]
+    REJECT: Final = 0
+    DELAY: Final = 1
+    timeout_action: int
+    default_timeout_microseconds: int
+    max_queue_size: int
+    def __init__(
+        self,
+        *,
+        timeout_action: int | None = None,
+        default_timeout_microseconds: int | None = None,
+        max_queue_size: int | None = None,
     ) -> None: ...
 
 class ModelInstanceGroup(Message):
@@ -452,5 +493,242 @@ class ModelParameter(Message):
         *,
         string_value: str | None = None,
     ) -> None: ...
+
+class ModelStatisticsRequest(Message):
+    name: str
+    version: str
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        version: str | None = None,
+    ) -> None: ...
+
+class ModelStatisticsResponse(Message):
+    @property
+    def model_stats(self) -> RepeatedCompositeFieldContainer[ModelStatistics]: ...
+    def __init__(
+        self,
+        *,
+        model_stats: Iterable[ModelStatistics] | None = None,
+    ) -> None: ...
+
+class ModelStatistics(Message):
+    name: str
+    version: str
+    last_inference: int
+    inference_count: int
+    execution_count: int
+    @property
+    def inference_stats(self) -> InferStatistics: ...
+    @property
+    def batch_stats(self) -> RepeatedCompositeFieldContainer[InferBatchStatistics]: ...
+    @property
+    def memory_usage(self) -> RepeatedCompositeFieldContainer[MemoryUsage]: ...
+    @property
+    def response_stats(self) -> MessageMap[str, InferResponseStatistics]: ...
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        version: str | None = None,
+        last_inference: int | None = None,
+        inference_count: int | None = None,
+        execution_count: int | None = None,
+        inference_stats: InferStatistics | None = None,
+        batch_stats: Iterable[InferBatchStatistics] | None = None,
+        memory_usage: Iterable[MemoryUsage] | None = None,
+        response_stats: Mapping[str, InferResponseStatistics] | None = None,
+    ) -> None: ...
+    def HasField(
+        self, field_name: Literal["inference_stats"]
+    ) -> bool: ...
+
+class StatisticDuration(Message):
+    count: int
+    ns: int
+    def __init__(
+        self,
+        *,
+        count: int | None = None,
+        ns: int | None = None,
+    ) -> None: ...
+
+class InferStatistics(Message):
+    @property
+    def success(self) -> StatisticDuration: ...
+    @property
+    def fail(self) -> StatisticDuration: ...
+    @property
+    def queue(self) -> StatisticDuration: ...
+    @property
+    def compute_input(self) -> StatisticDuration: ...
+    @property
+    def compute_infer(self) -> StatisticDuration: ...
+    @property
+    def compute_output(self) -> StatisticDuration: ...
+    @property
+    def cache_hit(self) -> StatisticDuration: ...
+    @property
+    def cache_miss(self) -> StatisticDuration: ...
+    def __init__(
+        self,
+        *,
+        success: StatisticDuration | None = None,
+        fail: StatisticDuration | None = None,
+        queue: StatisticDuration | None = None,
+        compute_input: StatisticDuration | None = None,
+        compute_infer: StatisticDuration | None = None,
+        compute_output: StatisticDuration | None = None,
+        cache_hit: StatisticDuration | None = None,
+        cache_miss: StatisticDuration | None = None,
+    ) -> None: ...
+    def HasField(
+        self, field_name: Literal["success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss"]
+    ) -> bool: ...
+
+class InferResponseStatistics(Message):
+    @property
+    def compute_infer(self) -> StatisticDuration: ...
+    @property
+    def compute_output(self) -> StatisticDuration: ...
+    @property
+    def success(self) -> StatisticDuration: ...
+    @property
+    def fail(self) -> StatisticDuration: ...
+    @property
+    def empty_response(self) -> StatisticDuration: ...
+    @property
+    def cancel(self) -> StatisticDuration: ...
+    def __init__(
+        self,
+        *,
+        compute_infer: StatisticDuration | None = None,
+        compute_output: StatisticDuration | None = None,
+        success: StatisticDuration | None = None,
+        fail: StatisticDuration | None = None,
+        empty_response: StatisticDuration | None = None,
+        cancel: StatisticDuration | None = None,
+    ) -> None: ...
+    def HasField(
+        self, field_name: Literal["compute_infer", "compute_output", "success", "fail", "empty_response", "cancel"]
+    ) -> bool: ...
+
+class InferBatchStatistics(Message):
+    batch_size: int
+    @property
+    def compute_input(self) -> StatisticDuration: ...
+    @property
+    def compute_infer(self) -> StatisticDuration: ...
+    @property
+    def compute_output(self) -> StatisticDuration: ...
+    def __init__(
+        self,
+        *,
+        batch_size: int | None = None,
+        compute_input: StatisticDuration | None = None,
+        compute_infer: StatisticDuration | None = None,
+        compute_output: StatisticDuration | None = None,
+    ) -> None: ...
+    def HasField(
+        self, field_name: Literal["compute_input", "compute_infer", "compute_output"]
+    ) -> bool: ...
+
+class MemoryUsage(Message):
+    type: str
+    id: int
+    byte_size: int
+    def __init__(
+        self,
+        *,
+        type: str | None = None,
+        id: int | None = None,
+        byte_size: int | None = None,
+    ) -> None: ...
+
+class ModelRepositoryParameter(Message):
+    bool_param: bool
+    int64_param: int
+    string_param: str
+    bytes_param: bytes
+    def __init__(
+        self,
+        *,
+        bool_param: bool | None = None,
+        int64_param: int | None = None,
+        string_param: str | None = None,
+        bytes_param: bytes | None = None,
+    ) -> None: ...
+    def HasField(
+        self, field_name: Literal["bool_param", "int64_param", "string_param", "bytes_param"]
+    ) -> bool: ...
+    def WhichOneof(
+        self, oneof_group: Literal["parameter_choice"]
+    ) -> Literal["bool_param", "int64_param", "string_param", "bytes_param"] | None: ...
+
+class RepositoryIndexRequest(Message):
+    repository_name: str
+    ready: bool
+    def __init__(
+        self,
+        *,
+        repository_name: str | None = None,
+        ready: bool | None = None,
+    ) -> None: ...
+
+class RepositoryIndexResponse(Message):
+    class ModelIndex(Message):
+        name: str
+        version: str
+        state: str
+        reason: str
+        def __init__(
+            self,
+            *,
+            name: str | None = None,
+            version: str | None = None,
+            state: str | None = None,
+            reason: str | None = None,
+        ) -> None: ...
+
+    @property
+    def models(self) -> RepeatedCompositeFieldContainer[RepositoryIndexResponse.ModelIndex]: ...
+    def __init__(
+        self,
+        *,
+        models: Iterable[RepositoryIndexResponse.ModelIndex] | None = None,
+    ) -> None: ...
+
+class RepositoryModelLoadRequest(Message):
+    repository_name: str
+    model_name: str
+    @property
+    def parameters(self) -> MessageMap[str, ModelRepositoryParameter]: ...
+    def __init__(
+        self,
+        *,
+        repository_name: str | None = None,
+        model_name: str | None = None,
+        parameters: Mapping[str, ModelRepositoryParameter] | None = None,
+    ) -> None: ...
+
+class RepositoryModelLoadResponse(Message):
+    def __init__(self) -> None: ...
+
+class RepositoryModelUnloadRequest(Message):
+    repository_name: str
+    model_name: str
+    @property
+    def parameters(self) -> MessageMap[str, ModelRepositoryParameter]: ...
+    def __init__(
+        self,
+        *,
+        repository_name: str | None = None,
+        model_name: str | None = None,
+        parameters: Mapping[str, ModelRepositoryParameter] | None = None,
+    ) -> None: ...
+
+class RepositoryModelUnloadResponse(Message):
+    def __init__(self) -> None: ...
 
 GRPCInferenceService: Final[dict[str, Method]]

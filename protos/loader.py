@@ -34,9 +34,20 @@ class Language:
         compiled = Path(__file__).with_name(f"{name}.binpb").read_bytes()
         files = FileDescriptorSet.FromString(compiled).file
         self.package = files[-1].package
+        self.files = {file.name: file.SerializeToString() for file in files}
+        """Its serialized file descriptors by file name, which server reflection shows."""
+        self.services = [
+            f"{file.package}.{service.name}" for file in files for service in file.service
+        ]
+        """Full names of its services."""
         self._pool = DescriptorPool()
         for file in files:
             self._pool.Add(file)
+
+    @property
+    def descriptor(self) -> Any:
+        """The descriptor of its own file."""
+        return self._pool.FindFileByName(next(reversed(self.files)))
 
     def __repr__(self) -> str:
         return f"Language({self.package!r})"
@@ -61,6 +72,22 @@ class Language:
             )
             for method in descriptor.methods
         }
+
+    def file_of(self, symbol: str) -> str | None:
+        """The name of the file that defines a message, field, enum, service or method, by its full name."""
+        try:
+            file: Any = self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            return None
+        return str(file.name)
+
+    def has_message(self, full_name: str) -> bool:
+        """Whether it has a message of this full name."""
+        try:
+            self._pool.FindMessageTypeByName(full_name)
+        except KeyError:
+            return False
+        return True
 
     def _full(self, name: str) -> str:
         return f"{self.package}.{name}"

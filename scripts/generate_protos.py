@@ -46,7 +46,7 @@ _IMPORTS = {
     ),
     "google.protobuf.internal.enum_type_wrapper": ("EnumTypeWrapper",),
     "google.protobuf.message": ("Message",),
-    "protos.loader": ("Method",),
+    "protos.loader": ("Language", "Method"),
 }
 
 
@@ -64,7 +64,8 @@ def generate(folder: Path = PROTOS) -> dict[str, bytes]:
 def typing_of(file: FileDescriptorProto, name: str) -> str:
     """The ``.pyi`` of one language, as text."""
     types = _Types(file.package)
-    blocks = [list(_enum(enum, "EnumTypeWrapper")) for enum in file.enum_type]
+    blocks = [["LANGUAGE: Final[Language]"]]
+    blocks += [list(_enum(enum, "EnumTypeWrapper")) for enum in file.enum_type]
     blocks += [types.message(message) for message in file.message_type]
     blocks += [[f"{service.name}: Final[dict[str, Method]]"] for service in file.service]
     body = "\n\n".join("\n".join(block) for block in blocks)

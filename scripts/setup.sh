@@ -1,6 +1,9 @@
 #!/bin/sh
-# Makes .venv and installs Headrace into it, with all that the Makefile's targets need.
-# usage: scripts/setup.sh cpu|gpu
+# Makes .venv and installs Headrace into it.
+# usage: scripts/setup.sh cpu|gpu [production]
+#
+# For work on the checkout: editable, with all that the Makefile's targets need. For production: the package itself
+# with what serving needs, compiled, and nothing that points back to the checkout (the Dockerfile does that).
 #
 # With `uv` on the PATH, uv does the work; else python3 -m venv and pip. A .venv that works is kept.
 
@@ -8,6 +11,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 flavour=$1
+purpose=${2:-development}
 venv=.venv
 python=$venv/bin/python
 
@@ -76,16 +80,20 @@ drop_the_other_runtime() {
 }
 
 install() {
-    wanted=".[$flavour,dev]"
+    case $purpose in
+    development) set -- --editable ".[$flavour,dev]" ;;
+    production) set -- --compile ".[$flavour]" ;;
+    esac
     if [ -n "$uv" ]; then
-        uv pip install --quiet --python "$python" --editable "$wanted" && return
+        uv pip install --quiet --python "$python" "$@" && return
         say "  uv could not do it; trying pip …"
     fi
     "$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip >/dev/null
-    "$python" -m pip install --quiet --use-pep517 --editable "$wanted"
+    "$python" -m pip install --quiet --use-pep517 "$@"
 }
 
 case $flavour in cpu | gpu) ;; *) fail "cpu or gpu?" ;; esac
+case $purpose in development | production) ;; *) fail "what is '$purpose'? say production, or nothing" ;; esac
 uv=
 if uv --version >/dev/null 2>&1; then uv=uv; fi
 
@@ -101,5 +109,6 @@ say "  Python $(version_of "$python"), ${uv:-pip}, ONNX Runtime for $flavour"
 rm -f "$venv"/.installed-*
 drop_the_other_runtime
 install
-touch "$venv/.installed-$flavour"
+# The mark tells make that its targets have what they need.
+if [ "$purpose" = development ]; then touch "$venv/.installed-$flavour"; fi
 say "  done: $venv is ready"

@@ -6,9 +6,10 @@ the other files.
 
 ```
 <models>/flights/1/model.onnx     what the gateway runs
-<models>/flights/model.toml       how it batches
-<models>/flights/features.json    what the inputs mean, and how good the model is
-<models>/flights/lightgbm.txt     the same trees in LightGBM's own format, to compare with
+<models>/flights/1/lightgbm.txt   the same trees in LightGBM's own format, to compare with
+<models>/flights/2/…              the next version: other trees, same inputs and output
+<models>/flights/model.toml       how it batches, and that all versions are served
+<models>/flights/features.json    what the inputs mean, and how good each version is
 ```
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -29,7 +31,13 @@ from examples.flights.features import FEATURES, GRID, PREDICTION_POINT
 from examples.flights.tables import data_digest
 
 MODEL_NAME = "flights"
-MODEL_TOML = "[batching]\nmax_batch_size = 64\n"
+MODEL_TOML = """\
+[batching]
+max_batch_size = 64
+
+[versions]
+policy = "all"
+"""
 
 _CODE = ("tables", "flight_log", "windows", "category_codes", "features", "trees", "onnx_export")
 _LIBRARIES = ("lightgbm", "onnx", "onnxmltools")
@@ -45,12 +53,13 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class Month(msgspec.Struct, frozen=True):
-    """How one month went. ``part`` is training or test."""
+    """How one month went. ``part`` is training or test; ``mean_chance`` is what was predicted for ``late_share``."""
 
     month: int
     part: str
     flights: int
     late_share: float
+    mean_chance: float
     auc: float
 
 
@@ -69,6 +78,18 @@ class Parity(msgspec.Struct, frozen=True):
     max_difference: float
 
 
+class Version(msgspec.Struct, frozen=True):
+    """One version: what it was made from, how good it is, and how close the graph is to the trees."""
+
+    version: int
+    training_months: tuple[int, ...]
+    training_flights: int
+    trees: int
+    leaves: int
+    months: tuple[Month, ...]
+    parity: Parity
+
+
 class Description(msgspec.Struct, frozen=True):
     """The content of ``features.json``."""
 
@@ -77,15 +98,22 @@ class Description(msgspec.Struct, frozen=True):
     features: tuple[Column, ...]
     grid: float
     codes: dict[str, dict[str, int]]
-    training_months: tuple[int, ...]
-    months: tuple[Month, ...]
-    parity: Parity
+    versions: tuple[Version, ...]
     recipe: Recipe
     sha256: dict[str, str]
 
     @property
     def category_codes(self) -> CategoryCodes:
         return CategoryCodes(self.codes)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The trees of one version, in both formats."""
+
+    version: int
+    model: onnx.ModelProto
+    trees: lightgbm.Booster
 
 
 @dataclass(frozen=True)
@@ -98,13 +126,11 @@ class Bundle:
     def folder(self) -> Path:
         return self.models / MODEL_NAME
 
-    @property
-    def model(self) -> Path:
-        return self.folder / "1" / "model.onnx"
+    def model(self, version: int) -> Path:
+        return self.folder / str(version) / "model.onnx"
 
-    @property
-    def trees(self) -> Path:
-        return self.folder / "lightgbm.txt"
+    def trees(self, version: int) -> Path:
+        return self.folder / str(version) / "lightgbm.txt"
 
     @property
     def description(self) -> Path:
@@ -114,31 +140,33 @@ class Bundle:
         """What ``features.json`` says. Raises ``OSError`` or ``msgspec.DecodeError``."""
         return msgspec.json.decode(self.description.read_bytes(), type=Description)
 
-    def load_trees(self) -> lightgbm.Booster:
+    def load_trees(self, version: int) -> lightgbm.Booster:
         """The trees as LightGBM knows them."""
-        return lightgbm.Booster(model_str=self.trees.read_text("utf-8"))
+        return lightgbm.Booster(model_str=self.trees(version).read_text("utf-8"))
 
     def is_current(self, recipe: Recipe) -> bool:
-        """Is a whole model of this recipe there?"""
+        """Are all versions of this recipe there, whole?"""
         try:
             description = self.describe()
-            return description.recipe == recipe and description.sha256 == self._digests()
+            versions = [one.version for one in description.versions]
+            return description.recipe == recipe and description.sha256 == self._digests(versions)
         except (OSError, msgspec.DecodeError):
             return False
 
-    def write(
-        self, model: onnx.ModelProto, trees: lightgbm.Booster, description: Description
-    ) -> None:
-        """Write all four files; what is there already is replaced, file by file."""
+    def write(self, artifacts: Sequence[Artifact], description: Description) -> None:
+        """Write all files; what is there already is replaced, file by file."""
         self.description.unlink(missing_ok=True)
-        _replace(self.model, model.SerializeToString())
         _replace(self.folder / "model.toml", MODEL_TOML.encode())
-        _replace(self.trees, trees.model_to_string().encode())
-        whole = msgspec.structs.replace(description, sha256=self._digests())
+        for artifact in artifacts:
+            _replace(self.model(artifact.version), artifact.model.SerializeToString())
+            _replace(self.trees(artifact.version), artifact.trees.model_to_string().encode())
+        digests = self._digests(artifact.version for artifact in artifacts)
+        whole = msgspec.structs.replace(description, sha256=digests)
         _replace(self.description, msgspec.json.format(msgspec.json.encode(whole)) + b"\n")
 
-    def _digests(self) -> dict[str, str]:
-        return {path.name: _sha256(path.read_bytes()) for path in (self.model, self.trees)}
+    def _digests(self, versions: Iterable[int]) -> dict[str, str]:
+        files = (file for one in versions for file in (self.model(one), self.trees(one)))
+        return {str(file.relative_to(self.folder)): _sha256(file.read_bytes()) for file in files}
 
 
 def current_recipe() -> Recipe:
@@ -152,11 +180,7 @@ def current_recipe() -> Recipe:
 
 
 def describe_model(
-    codes: CategoryCodes,
-    training_months: tuple[int, ...],
-    months: tuple[Month, ...],
-    parity: Parity,
-    recipe: Recipe,
+    codes: CategoryCodes, versions: Sequence[Version], recipe: Recipe
 ) -> Description:
     """The description of a model, still without the digests of its files."""
     return Description(
@@ -168,9 +192,7 @@ def describe_model(
         ),
         grid=1 / GRID,
         codes={category: dict(names) for category, names in codes.codes.items()},
-        training_months=training_months,
-        months=months,
-        parity=parity,
+        versions=tuple(versions),
         recipe=recipe,
         sha256={},
     )

@@ -20,6 +20,7 @@ from examples.flights.features import Rows
 from examples.flights.onnx_export import INPUT, OUTPUT
 
 PATH = f"/v2/models/{MODEL_NAME}/infer"
+FIRST_VERSION_PATH = f"/v2/models/{MODEL_NAME}/versions/1/infer"
 LIMIT_S = 10.0
 _DATATYPE = "FP32"
 
@@ -93,9 +94,10 @@ class TritonGrpc:
     def __init__(self, address: str) -> None:
         self._client = tritonclient.grpc.InferenceServerClient(address)
 
-    def ask(self, rows: Rows, model: str = MODEL_NAME) -> Rows:
+    def ask(self, rows: Rows, model: str = MODEL_NAME, version: str = "") -> Rows:
+        """Without a version, whichever the gateway takes for the newest."""
         tensor = _tensor(tritonclient.grpc, rows)
-        answer = self._client.infer(model, [tensor], client_timeout=LIMIT_S)
+        answer = self._client.infer(model, [tensor], version, client_timeout=LIMIT_S)
         return _column(answer.as_numpy(OUTPUT))
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from tritonclient.utils import InferenceServerException
@@ -54,10 +55,12 @@ class Front:
 
 @dataclass(frozen=True)
 class Judgement:
-    """AUC of the served answers and of LightGBM's own, on the same flights."""
+    """One version's served answers and LightGBM's own, on the same flights: AUC and mean chance to be late."""
 
+    version: int
     flights: int
     late_share: float
+    mean_chance: float
     served_auc: float
     lightgbm_auc: float
 
@@ -96,21 +99,38 @@ def check_agreement(fronts: list[Front]) -> float:
     return apart
 
 
-def check_judgement(caller: Caller, questions: Questions) -> Judgement:
-    """Ask about all flights and compare with what became of them."""
-    chunks = np.split(
-        questions.rows, range(_JUDGED_PER_CALL, len(questions.rows), _JUDGED_PER_CALL)
-    )
-    answers = time_calls(caller.ask, chunks, warmup=0, limit_s=_LIMIT_S).answers
-    difference = float(np.abs(answers - questions.expected).max())
-    if not difference <= TOLERANCE:
-        raise WrongAnswerError(f"{caller.name} answers {difference:.1e} beside LightGBM")
-    return Judgement(
-        flights=len(answers),
-        late_share=float(questions.late.mean()),
-        served_auc=auc(questions.late, answers),
-        lightgbm_auc=auc(questions.late, questions.expected),
-    )
+def check_versions(caller: TritonGrpc, questions: Questions) -> tuple[Judgement, ...]:
+    """Ask each version by its number about all flights and compare with what became of them.
+
+    A call that names none must be answered by the newest.
+    """
+    judgements, answers = [], questions.rows[:0, 0]
+    for version in sorted(questions.by_version):
+        answers = _all_answers(caller, questions, str(version))
+        expected = questions.by_version[version]
+        difference = float(np.abs(answers - expected).max())
+        if not difference <= TOLERANCE:
+            raise WrongAnswerError(f"version {version} answers {difference:.1e} beside LightGBM")
+        judgements.append(
+            Judgement(
+                version=version,
+                flights=len(answers),
+                late_share=float(questions.late.mean()),
+                mean_chance=float(answers.mean(dtype=np.float64)),
+                served_auc=auc(questions.late, answers),
+                lightgbm_auc=auc(questions.late, expected),
+            )
+        )
+    if not np.array_equal(_all_answers(caller, questions, ""), answers):
+        raise WrongAnswerError("a call that names no version is not answered by the newest")
+    return tuple(judgements)
+
+
+def _all_answers(caller: TritonGrpc, questions: Questions, version: str) -> Rows:
+    ends = range(_JUDGED_PER_CALL, len(questions.rows), _JUDGED_PER_CALL)
+    ask = partial(caller.ask, version=version)
+    chunks = np.split(questions.rows, ends)
+    return time_calls(ask, chunks, warmup=0, limit_s=_LIMIT_S).answers
 
 
 def check_refusals(rest: RestByHand, grpc: TritonGrpc, rows: Rows) -> tuple[Refusal, ...]:

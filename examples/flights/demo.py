@@ -19,6 +19,7 @@ from tritonclient.utils import InferenceServerException
 
 from examples.flights.bundle import Bundle
 from examples.flights.callers import (
+    FIRST_VERSION_PATH,
     PATH,
     RestByHand,
     TritonGrpc,
@@ -29,8 +30,8 @@ from examples.flights.callers import (
 from examples.flights.claims import (
     WrongAnswerError,
     check_agreement,
-    check_judgement,
     check_refusals,
+    check_versions,
     measure_front,
 )
 from examples.flights.demo_page import Page, shown_path
@@ -76,7 +77,8 @@ def run(models: Path, headrace: Path, page: Page) -> None:
         stop(page, gateway)
     request = models.parent / "request.json"
     request.write_text(request_text(questions.rows[:1]) + "\n", "utf-8")
-    page.by_hand(" ".join([shown_path(headrace), *serve[1:]]), f"localhost:8000{PATH}", request)
+    urls = [f"localhost:8000{path}" for path in (PATH, FIRST_VERSION_PATH)]
+    page.by_hand(" ".join([shown_path(headrace), *serve[1:]]), urls, request)
 
 
 def ask(page: Page, http: str, grpc: str, questions: Questions) -> None:
@@ -98,8 +100,8 @@ def ask(page: Page, http: str, grpc: str, questions: Questions) -> None:
         page.fronts(fronts)
         page.agreement(check_agreement(fronts))
 
-        page.section("How good the answers are")
-        page.judgement(check_judgement(stub, questions))
+        page.section("Two versions, and how good their answers are")
+        page.judgements(check_versions(stub, questions))
 
         page.section("When the input is wrong")
         for refusal in check_refusals(by_hand, stub, questions.rows):

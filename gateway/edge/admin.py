@@ -1,17 +1,15 @@
-"""The admin port: metrics, health, and a JSON snapshot of what the process is doing.
+"""The admin port: metrics, health, a JSON snapshot of what the process is doing, and what the data port takes.
 
-Read-only so far. It must never stand in the way of a prediction: it has a port of its own and asks for values that are
+It must never stand in the way of a prediction: it has a port of its own and asks for values that are
 kept anyway.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import orjson
-from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -19,40 +17,77 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway.edge import openapi
+from gateway.edge.http_access import MutationsFromLoopbackOnly
 from gateway.edge.http_app import on_headrace_error, on_http_exception
-from gateway.edge.server_info import ServerInfo
+from gateway.edge.http_repository import RepositoryRoutes
+from gateway.errors import HeadraceError
+from gateway.ports import Instance
 
 
-def build(registry: CollectorRegistry, info: ServerInfo, snapshot: Callable[[], Any]) -> Starlette:
-    """The admin application; ``snapshot`` gives plain values."""
+def build(instance: Instance, version: str) -> Any:
+    """The admin application of an instance that is of this version."""
 
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry), headers={"content-type": content_type})
+        return Response(encode(await instance.metrics()), headers={"content-type": content_type})
 
     async def status(request: Request) -> Response:
-        return _json(snapshot())
+        return _json(await instance.snapshot())
 
     async def live(request: Request) -> Response:
         return _json({"live": True})
 
     async def ready(request: Request) -> Response:
-        is_ready, why = info.ready()
+        is_ready, why = await instance.ready()
         return _json({"ready": True}) if is_ready else _json({"ready": False, "error": why}, 400)
 
-    async def index(request: Request) -> Response:
-        return _json({"paths": ["/status", "/metrics", "/v2/health/live", "/v2/health/ready"]})
-
-    return Starlette(
+    app = Starlette(
         routes=[
-            Route("/", index, methods=["GET"]),
+            *_descriptions(version),
             Route("/metrics", metrics, methods=["GET"]),
             Route("/status", status, methods=["GET"]),
             Route("/v2/health/live", live, methods=["GET"]),
             Route("/v2/health/ready", ready, methods=["GET"]),
+            *RepositoryRoutes(instance).routes(),
         ],
-        exception_handlers={HTTPException: on_http_exception, Exception: on_headrace_error},
+        exception_handlers={
+            HTTPException: on_http_exception,
+            HeadraceError: on_headrace_error,
+            Exception: on_headrace_error,
+        },
     )
+    return MutationsFromLoopbackOnly(app)
+
+
+PATHS = [
+    "/status",
+    "/metrics",
+    "/openapi.json",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/v2/models/stats",
+    "/v2/repository/index",
+]
+
+
+def _descriptions(version: str) -> list[Route]:
+    """What the data port takes: as a document for programs, and as a page for a person with a browser."""
+    described = orjson.dumps(openapi.document(version), option=orjson.OPT_INDENT_2)
+    page = openapi.page(version)
+
+    async def document(request: Request) -> Response:
+        return Response(described, media_type="application/json")
+
+    async def index(request: Request) -> Response:
+        if "text/html" in request.headers.get("accept", ""):
+            return Response(page, media_type="text/html")
+        return _json({"paths": PATHS})
+
+    return [
+        Route("/", index, methods=["GET"]),
+        Route("/openapi.json", document, methods=["GET"]),
+    ]
 
 
 def _json(value: Any, status: int = 200) -> Response:

@@ -25,9 +25,13 @@ from ngh2.events import (
 
 from gateway.edge import grpc_wire
 from gateway.edge.grpc_call import GrpcCall
+from gateway.edge.grpc_exchange import Exchange
 from gateway.edge.grpc_front import GrpcFront
+from gateway.edge.grpc_methods import INFER_PATH
+from gateway.edge.grpc_stream_writer import StreamWriter
 from gateway.edge.listeners import LAST_WORDS_S
-from gateway.errors import ErrorCode, HeadraceError, invalid
+from gateway.edge.tls import HTTP_2, speaks
+from gateway.errors import HeadraceError, invalid
 
 ENHANCE_YOUR_CALM = 0x0B
 LEAST_FIELD_BYTES = 32
@@ -42,7 +46,7 @@ class GrpcConnection(asyncio.Protocol):
     def __init__(self, front: GrpcFront) -> None:
         limits = front.limits
         self.front = front
-        self.calls: dict[int, GrpcCall] = {}
+        self.calls: dict[int, Exchange] = {}
         self._h2 = ngh2.Connection(
             ngh2.Role.SERVER,
             ngh2.Configuration(
@@ -52,6 +56,7 @@ class GrpcConnection(asyncio.Protocol):
                 max_inbound_header_count=limits.max_header_list_bytes // LEAST_FIELD_BYTES,
             ),
         )
+        self.streams = StreamWriter(self, self._h2)
         self._transport: asyncio.Transport | None = None
         self._receiving = False
         self._dirty = False
@@ -72,7 +77,7 @@ class GrpcConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
         front = self.front
-        if len(front.connections) >= front.limits.max_connections:
+        if len(front.connections) >= front.limits.max_connections or not speaks(transport, HTTP_2):
             transport.abort()
             return
         front.connections.add(self)
@@ -86,6 +91,8 @@ class GrpcConnection(asyncio.Protocol):
         )
         self._h2.set_local_window_size(limits.connection_window_bytes)
         self.flush()
+        if front.refusing:  # its handshake took until now
+            self.refuse_new_streams()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.front.connections.discard(self)
@@ -135,8 +142,12 @@ class GrpcConnection(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return
-        if not self._write_paused:
-            self._write_out()
+        streams = self.streams
+        if streams.speaking:
+            streams.speak()
+        self.write_out()
+        if streams.held:
+            streams.resume()
         if self._closing or (self._refusing and not self.calls and not self._h2.want_write):
             self._leave()
 
@@ -156,7 +167,10 @@ class GrpcConnection(asyncio.Protocol):
             call.abandon()
         self.calls.clear()
 
-    def _write_out(self) -> None:
+    def write_out(self) -> None:
+        """Write, now, what libnghttp2 has ready; nothing while the peer does not read."""
+        if self._write_paused:
+            return
         try:
             data = self._h2.data_to_send()
         except ngh2.NGH2Error:
@@ -165,7 +179,8 @@ class GrpcConnection(asyncio.Protocol):
             self._touched = True
             self._transport.write(data)
 
-    def _answer_is_queued(self) -> None:
+    def answer_is_queued(self) -> None:
+        """Have it written at the end of this turn of the loop."""
         if not self._receiving and not self._dirty:
             self._dirty = True
             self.front.flush_soon(self)
@@ -174,7 +189,9 @@ class GrpcConnection(asyncio.Protocol):
 
     def _on_request(self, event: RequestReceived) -> None:
         headers = dict(event.headers)
-        call = GrpcCall(self, event.stream_id)
+        path = headers.get(b":path", b"")
+        kind = GrpcCall if path == INFER_PATH else self.front.streams.get(path, GrpcCall)
+        call = kind(self, event.stream_id)
         self.calls[event.stream_id] = call
         if not headers.get(b"content-type", b"").startswith(b"application/grpc"):
             self._end(call, grpc_wire.NOT_GRPC_HEADERS)
@@ -235,12 +252,9 @@ class GrpcConnection(asyncio.Protocol):
     def answer(self, call: GrpcCall, message: bytes) -> None:
         """Headers, the message and an OK status."""
         call.answered = True
-        self._answers += 1
-        self._offered_bytes += len(message)
-        h2, stream_id = self._h2, call.stream_id
-        if h2.queued_body_size() > self.front.limits.max_unread_bytes:
-            self.abort()  # with so much unread, it asks for more
+        if not self.count_answers(1, len(message)):
             return
+        h2, stream_id = self._h2, call.stream_id
         self.calls.pop(stream_id, None)
         try:
             h2.send_response(stream_id, grpc_wire.OK_HEADERS)
@@ -248,13 +262,13 @@ class GrpcConnection(asyncio.Protocol):
             h2.send_trailers(stream_id, grpc_wire.OK_TRAILERS)
         except ngh2.NGH2Error:
             return  # the stream went away between two events of one read
-        self._answer_is_queued()
+        self.answer_is_queued()
 
-    def answer_error(self, call: GrpcCall, error: HeadraceError) -> None:
+    def answer_error(self, call: Exchange, error: HeadraceError) -> None:
         """A status without a message."""
         self._end(call, grpc_wire.error_headers(error))
 
-    def _end(self, call: GrpcCall, headers: grpc_wire.Headers) -> None:
+    def _end(self, call: Exchange, headers: grpc_wire.Headers) -> None:
         call.answered = True
         call.forget()
         self.calls.pop(call.stream_id, None)
@@ -263,11 +277,20 @@ class GrpcConnection(asyncio.Protocol):
             if not call.complete:
                 # The rest of the request is not wanted: say so, instead of receiving it (RFC 9113, section 8.1).
                 # First out with the answer: a reset throws away what libnghttp2 has not serialized yet.
-                self._write_out()
+                self.write_out()
                 self._h2.reset_stream(call.stream_id, 0)
         except ngh2.NGH2Error:
             return
-        self._answer_is_queued()
+        self.answer_is_queued()
+
+    def count_answers(self, messages: int, size_bytes: int) -> bool:
+        """Count what is about to be said. False, and the end, for a peer that asks for more with so much unread."""
+        self._answers += messages
+        self._offered_bytes += size_bytes
+        if self._h2.queued_body_size() > self.front.limits.max_unread_bytes:
+            self.abort()
+            return False
+        return True
 
     # -- time and shutdown ------------------------------------------------------------------------
 
@@ -300,13 +323,7 @@ class GrpcConnection(asyncio.Protocol):
             self._touched = False  # our own ping is no sign of life
             self._pinged = True
         for call in list(self.calls.values()):
-            if not call.complete and now - call.opened_s > limits.message_timeout_s:
-                call.fail(
-                    HeadraceError(
-                        ErrorCode.DEADLINE_EXCEEDED,
-                        f"the message was not complete after {limits.message_timeout_s:g} s",
-                    )
-                )
+            call.sweep(now)
 
     def announce_shutdown(self) -> None:
         """GOAWAY with the highest id: nothing is refused yet, but the peer should go elsewhere."""
@@ -315,6 +332,8 @@ class GrpcConnection(asyncio.Protocol):
     def refuse_new_streams(self) -> None:
         """The final GOAWAY; closes as soon as the last call is answered."""
         self._refusing = True
+        for call in list(self.calls.values()):
+            call.leave()
         self._say(self._h2.send_goaway)
 
     def _say(self, frame: Callable[[], None]) -> None:

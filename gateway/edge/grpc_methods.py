@@ -1,28 +1,35 @@
 """The unary calls of ``GRPCInferenceService`` that are not predictions.
 
-Each takes the request's bytes and gives the reply's bytes, at once. What is asked often is small; none of it waits.
+Each takes the request's bytes and gives the reply's bytes: most at once, since what is asked often is small, and those
+that change the repository later, since every worker has to act first. Nothing here may block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError, Message
 
+from gateway.edge.grpc_health import Health
+from gateway.edge.request_options import refuse_load_parameters, refuse_unload_parameters
 from gateway.edge.server_info import ServerInfo
-from gateway.errors import invalid
+from gateway.errors import ErrorCode, HeadraceError, invalid
+from gateway.ports import RepositoryControl
 from protos import inference
 
 SERVICE = "/inference.GRPCInferenceService/"
 INFER_PATH = f"{SERVICE}ModelInfer".encode()
+STREAM_PATH = f"{SERVICE}ModelStreamInfer".encode()
 
-Method = Callable[[bytes], bytes]
+Method = Callable[[bytes], "bytes | Awaitable[bytes]"]
+"""The request's bytes to the reply's, or to a promise of them. Raises ``HeadraceError``, in either."""
 
 
-def methods(info: ServerInfo) -> dict[bytes, Method]:
-    """Every answerable path but ModelInfer."""
+def methods(info: ServerInfo, control: RepositoryControl | None) -> dict[bytes, Method]:
+    """Every answerable path but those of predictions. Without ``control`` the repository's calls are UNIMPLEMENTED."""
 
     def live(message: bytes) -> bytes:
         return inference.ServerLiveResponse(live=True).SerializeToString()
@@ -56,8 +63,60 @@ def methods(info: ServerInfo) -> dict[bytes, Method]:
         "ServerMetadata": server_metadata,
         "ModelMetadata": model_metadata,
         "ModelConfig": model_config,
+        **_repository(control),
     }
-    return {f"{SERVICE}{name}".encode(): method for name, method in table.items()}
+    return {
+        **{f"{SERVICE}{name}".encode(): method for name, method in table.items()},
+        **Health(info).methods(),
+    }
+
+
+def _repository(control: RepositoryControl | None) -> dict[str, Method]:
+    """The calls that read and change what is served."""
+    if control is None:
+        return dict.fromkeys(
+            ("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"), _no_control
+        )
+
+    async def index(message: bytes) -> bytes:
+        request = _parse(inference.RepositoryIndexRequest(), message)
+        _only_one(request.repository_name)
+        reply = inference.RepositoryIndexResponse()
+        for status in await control.index():
+            if status.state == "READY" or not request.ready:
+                reply.models.add(**msgspec.structs.asdict(status))
+        return reply.SerializeToString()
+
+    async def load(message: bytes) -> bytes:
+        request = _parse(inference.RepositoryModelLoadRequest(), message)
+        _only_one(request.repository_name)
+        refuse_load_parameters(request.parameters)
+        await control.load(request.model_name)
+        return inference.RepositoryModelLoadResponse().SerializeToString()
+
+    async def unload(message: bytes) -> bytes:
+        request = _parse(inference.RepositoryModelUnloadRequest(), message)
+        _only_one(request.repository_name)
+        refuse_unload_parameters(request.parameters)
+        await control.unload(request.model_name)
+        return inference.RepositoryModelUnloadResponse().SerializeToString()
+
+    return {
+        "RepositoryIndex": index,
+        "RepositoryModelLoad": load,
+        "RepositoryModelUnload": unload,
+    }
+
+
+def _no_control(message: bytes) -> bytes:
+    raise HeadraceError(
+        ErrorCode.UNIMPLEMENTED, "this server does not offer control of its repository"
+    )
+
+
+def _only_one(repository_name: str) -> None:
+    if repository_name:
+        raise invalid("repository_name must be empty: this server has one repository")
 
 
 def _parse(request: Any, message: bytes) -> Any:

@@ -35,6 +35,19 @@ def parse_timeout_s(value: bytes) -> float:
     return int(digits) * unit_s
 
 
+def message_length(data: bytes, offset: int, limit_bytes: int) -> int:
+    """Bytes of the message whose prefix stands at ``offset``; INVALID_ARGUMENT above the limit."""
+    length_bytes = int.from_bytes(data[offset + 1 : offset + PREFIX_BYTES], "big")
+    if length_bytes > limit_bytes:
+        raise too_large_message(length_bytes, limit_bytes)
+    return length_bytes
+
+
+def too_large_message(length_bytes: int, limit_bytes: int) -> HeadraceError:
+    """The refusal for a message above the limit."""
+    return invalid(f"the message has {length_bytes} bytes; this server takes at most {limit_bytes}")
+
+
 def frame(message: bytes) -> bytes:
     """An uncompressed message with its prefix."""
     return b"\0" + len(message).to_bytes(4, "big") + message
@@ -46,16 +59,20 @@ def goaway(error_code: int) -> bytes:
 
 
 def error_headers(error: HeadraceError) -> Headers:
-    """A trailers-only answer: the status, a readable message, and when to try again."""
-    headers = [
-        *OK_HEADERS,
+    """A trailers-only answer."""
+    return [*OK_HEADERS, *error_trailers(error)]
+
+
+def error_trailers(error: HeadraceError) -> Headers:
+    """The status, a readable message, and when to try again."""
+    trailers = [
         (b"grpc-status", str(GRPC_STATUS[error.code]).encode()),
         (b"grpc-message", quote(error.message[:1024], safe=_PLAIN, errors="replace").encode()),
     ]
     if error.retry_after_s is not None:
-        headers.append(
+        trailers.append(
             (b"grpc-retry-pushback-ms", str(max(1, int(error.retry_after_s * 1e3))).encode())
         )
     if error.code is ErrorCode.UNIMPLEMENTED:
-        headers.append((b"grpc-accept-encoding", b"identity,gzip"))
-    return headers
+        trailers.append((b"grpc-accept-encoding", b"identity,gzip"))
+    return trailers

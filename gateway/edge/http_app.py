@@ -19,13 +19,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.core.call import Call
+from gateway.core.quota import Quota
+from gateway.edge.call_traces import note_decoded
+from gateway.edge.http_access import HOLDER, KeysRequired
 from gateway.edge.http_body import expand, read_body, too_large
 from gateway.edge.http_front import HttpFront, Reply, error_reply
+from gateway.edge.http_repository import RepositoryRoutes
 from gateway.edge.infer_head import InferPlan, wanted_compression
 from gateway.edge.json_codec import OutputEncoding, decode_infer
 from gateway.edge.server_info import ServerInfo
 from gateway.errors import CallCancelled, ErrorCode, HeadraceError, invalid
-from gateway.messages import Prediction, PredictRequest
+from gateway.messages import Prediction, PredictRequest, Trace
+from gateway.ports import RepositoryControl
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -93,24 +98,42 @@ class DataRoutes:
             header_length=None,
             keep_alive=True,
             compression=wanted_compression(",".join(request.headers.getlist("accept-encoding"))),
+            traceparent=",".join(request.headers.getlist("traceparent")).encode("latin-1"),
+            tracestate=",".join(request.headers.getlist("tracestate")).encode("latin-1"),
+            holder=request.scope.get(HOLDER),
         )
+        trace: Trace | None = None
         decoded: PredictRequest | None = None
         encoding: OutputEncoding | None = None
         prediction: Prediction | None = None
         failure: BaseException | None = None
+        quota: Quota | None = None
         try:
+            if plan.holder is not None:
+                quota = plan.holder.enter(front.clock())
             front.catalog.find(model, version)  # an unknown model need not send its body
             body = await self._body(request)
+            received_s = front.clock()
+            if front.traces is not None:
+                trace = front.begin_trace(plan, received_s)
             servable = front.catalog.find(model, version)  # it may have been swapped meanwhile
             decoded, encoding = decode_infer(
-                body, _header_length(request, len(body)), servable, version, front.clock()
+                body, _header_length(request, len(body)), servable, version, received_s
             )
+            if trace is not None:
+                note_decoded(trace, decoded, front.clock())
             prediction, failure = await self._predict(request, decoded)
         except ClientDisconnect:
             failure = CallCancelled()
         except Exception as error:  # noqa: BLE001  the status table words it, as in the lane
             failure = error
-        return _response(front.reply(plan, decoded, encoding, prediction, failure))
+        finally:
+            if quota is not None:
+                quota.leave()
+        reply = front.reply(plan, decoded, encoding, prediction, failure, trace)
+        if trace is not None and front.traces is not None:
+            front.traces.end(trace, reply.status)
+        return _response(reply)
 
     async def _body(self, request: Request) -> bytes:
         limit_bytes = self._front.limits.max_body_bytes
@@ -140,7 +163,7 @@ class DataRoutes:
             watch.cancel()
 
     def routes(self) -> list[Route]:
-        """Every path of the data port."""
+        """Every path but the repository's."""
         model = "/v2/models/{model}"
         found: list[Route] = [
             Route("/v2", self.server_metadata, methods=["GET"]),
@@ -228,10 +251,11 @@ class ClosingWhenDraining:
         await self._app(scope, receive, send_closing)
 
 
-def build(front: HttpFront, info: ServerInfo) -> Any:
+def build(front: HttpFront, info: ServerInfo, control: RepositoryControl) -> Any:
     """The application."""
     app = Starlette(
-        routes=list(DataRoutes(front, info).routes()),
+        # In this order: "stats" is no model.
+        routes=[*RepositoryRoutes(control).routes(), *DataRoutes(front, info).routes()],
         exception_handlers={
             HTTPException: on_http_exception,
             HeadraceError: on_headrace_error,
@@ -239,4 +263,6 @@ def build(front: HttpFront, info: ServerInfo) -> Any:
         },
     )
     app.router.redirect_slashes = False
-    return ClosingWhenDraining(app, front)
+    if front.access is None:
+        return ClosingWhenDraining(app, front)
+    return ClosingWhenDraining(KeysRequired(app, front.access, front), front)

@@ -20,24 +20,18 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.core.call import Call
+from gateway.edge.call_traces import note_decoded
 from gateway.edge.http_body import RESERVE_FROM_BYTES
 from gateway.edge.http_front import HttpFront, Reply, error_reply, serialize
 from gateway.edge.http_patience import Patience, Stall, phase_of
 from gateway.edge.infer_head import InferPlan, content_length, plan_of_head, without_upgrade
-from gateway.edge.json_codec import OutputEncoding, decode_infer, encode_error
+from gateway.edge.json_codec import OutputEncoding, decode_infer
 from gateway.edge.listeners import has_unread
 from gateway.errors import ErrorCode, HeadraceError, invalid
-from gateway.messages import Prediction, PredictRequest
+from gateway.messages import Prediction, PredictRequest, Trace
 
 LINGER_S = 2.0
 """How long a refused upload may go on being thrown away before the connection is cut."""
-
-
-class _NoEvent:
-    """Stands in for the event that uvicorn sets on a cycle; nobody waits for it here."""
-
-    def set(self) -> None:
-        return None
 
 
 class LaneCall(Call[Prediction]):
@@ -48,12 +42,13 @@ class LaneCall(Call[Prediction]):
         "_plan",
         "_protocol",
         "_request",
+        "_trace",
         "disconnected",
         "keep_alive",
         "response_complete",
     )
 
-    message_event = _NoEvent()
+    message_event = asyncio.Event()  # uvicorn sets it on a cycle; nobody waits for it here
 
     def __init__(self, protocol: FastLaneProtocol, plan: InferPlan) -> None:
         super().__init__()
@@ -61,38 +56,47 @@ class LaneCall(Call[Prediction]):
         self._plan = plan
         self._request: PredictRequest | None = None
         self._encoding: OutputEncoding | None = None
+        self._trace: Trace | None = None
         self.keep_alive = plan.keep_alive
         self.disconnected = False
         self.response_complete = False
 
     def serve(self, body: bytes) -> None:
         """Decode and send the request through the service; ``finish`` writes the answer."""
-        front = self._protocol.front
-        plan = self._plan
+        front, plan = self._protocol.front, self._plan
+        received_s = front.clock()
+        if front.traces is not None:
+            self._trace = front.begin_trace(plan, received_s)
         try:
             servable = front.catalog.find(plan.model, plan.version)
             self._request, self._encoding = decode_infer(
-                body, plan.header_length, servable, plan.version, front.clock()
+                body, plan.header_length, servable, plan.version, received_s
             )
         except Exception as error:  # noqa: BLE001  the status table words it
             self.finish(None, error)
             return
+        if self._trace is not None:
+            note_decoded(self._trace, self._request, front.clock())
         self.start(front.service(self._request))
 
     def finish(self, result: Prediction | None, error: BaseException | None) -> None:
         """Write the answer, unless nobody is there to read it."""
         front = self._protocol.front
-        reply = front.reply(self._plan, self._request, self._encoding, result, error)
+        trace = self._trace
+        reply = front.reply(self._plan, self._request, self._encoding, result, error, trace)
         self._request = self._encoding = None
         self.response_complete = True
         if not self.disconnected:
             self._protocol.write_reply(self, reply)
+        if trace is not None and front.traces is not None:
+            front.traces.end(trace, reply.status)
 
 
 class FastLaneProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 protocol with a lane for infer. ``bind`` makes the class that uvicorn instantiates."""
 
     front: HttpFront
+    call_type: type[LaneCall]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -306,7 +310,8 @@ class FastLaneProtocol(HttpToolsProtocol):
         parser = self.parser
         if parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
             return None
-        return plan_of_head(self.url, self.headers, keep_alive=parser.should_keep_alive())
+        keep_alive, find_holder = parser.should_keep_alive(), self.front.find_holder
+        return plan_of_head(self.url, self.headers, keep_alive=keep_alive, find_holder=find_holder)
 
     # -- answering --------------------------------------------------------------------------------
 
@@ -316,7 +321,7 @@ class FastLaneProtocol(HttpToolsProtocol):
 
     def _serve(self, plan: InferPlan, body: bytes) -> None:
         self.front.metrics.http_paths["fast_lane"] += 1
-        self._running = call = LaneCall(self, plan)
+        self._running = call = self.call_type(self, plan)
         self.cycle = call  # type: ignore[assignment]  # plays the part: see the module's docstring
         call.serve(body)
 
@@ -355,16 +360,14 @@ class FastLaneProtocol(HttpToolsProtocol):
                 return
             cycle.disconnected = True  # the application waits for a body that will not come
             cycle.message_event.set()
-        reply = error_reply(error)
-        if status is not None:
-            reply = Reply(status, reply.headers, encode_error(error.message))
-        self.transport.write(serialize(reply, close=True))
+        self.transport.write(serialize(error_reply(error, status), close=True))
         self._linger()
 
     def _linger(self) -> None:
         """Close, but throw away what still arrives for a moment."""
         self._discarding = True
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # TLS has no half-closed connections
+            self.transport.write_eof()
         self.loop.call_later(LINGER_S, self.transport.close)
 
     # -- the sweeper's view -----------------------------------------------------------------------
@@ -391,6 +394,7 @@ class FastLaneProtocol(HttpToolsProtocol):
             self.refuse(self._patience.too_slow(in_head=self._in_headers), status=408)
 
 
-def bind(front: HttpFront) -> type[FastLaneProtocol]:
+def bind(front: HttpFront, call_type: type[LaneCall] = LaneCall) -> type[FastLaneProtocol]:
     """The protocol class for one front, as ``uvicorn.Config(http=…)`` wants it."""
-    return type("BoundFastLaneProtocol", (FastLaneProtocol,), {"front": front})
+    bound = {"front": front, "call_type": call_type}
+    return type("BoundFastLaneProtocol", (FastLaneProtocol,), bound)

@@ -9,16 +9,22 @@ from __future__ import annotations
 import http
 import logging
 import zlib
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from gateway.core.admission import Admission
+from gateway.edge.call_traces import INFER_ROUTE, CallTraces, hex_id, note_error
 from gateway.edge.infer_head import HeadMemory, InferPlan
 from gateway.edge.json_codec import OutputEncoding, encode_error, encode_prediction
 from gateway.edge.status import HTTP_STATUS, as_headrace_error, retry_after_header_s
-from gateway.messages import Prediction, PredictRequest
+from gateway.errors import ErrorCode
+from gateway.messages import Prediction, PredictRequest, Trace
 from gateway.ports import Catalog, Clock, FrontMeters, Service
 from gateway.settings import HttpLimits
+
+if TYPE_CHECKING:
+    from gateway.edge.access import Access
 
 access_logger = logging.getLogger("headrace.access")
 
@@ -51,6 +57,8 @@ class HttpFront:
         limits: HttpLimits,
         *,
         access_log: bool = False,
+        traces: CallTraces | None = None,
+        access: Access | None = None,
     ) -> None:
         self.service = service
         self.catalog = catalog
@@ -59,6 +67,9 @@ class HttpFront:
         self.clock = clock
         self.limits = limits
         self.access_log = access_log
+        self.traces = traces
+        self.access = access
+        self.find_holder = None if access is None else access.plain_holder
         self.draining = False
         self.heads = HeadMemory()
 
@@ -69,8 +80,9 @@ class HttpFront:
         encoding: OutputEncoding | None,
         prediction: Prediction | None,
         error: BaseException | None,
+        trace: Trace | None = None,
     ) -> Reply:
-        """The answer to one infer call, whatever became of it."""
+        """The answer to one infer call, whatever became of it; what became of it is noted in its trace."""
         if (
             error is None
             and prediction is not None
@@ -80,38 +92,64 @@ class HttpFront:
             try:
                 body, json_length = encode_prediction(request, prediction, encoding)
             except Exception as failure:  # noqa: BLE001  an output that JSON cannot carry, for one
-                return self._error_reply(plan, request, failure)
+                return self._error_reply(plan, request, failure, trace)
             self.metrics.calls["http", "ok"] += 1
+            if plan.holder is not None:
+                self.metrics.key_calls[plan.holder.name, "ok"] += 1
+            if trace is not None:
+                trace.version = prediction.servable.version
             if self.access_log:
-                self._log(plan, request, 200)
+                self._log(plan, prediction.servable.version, request, 200, trace)
             headers = _head_of(json_length)
             if plan.compression and COMPRESS_FROM_BYTES <= len(body) <= COMPRESS_UP_TO_BYTES:
                 body = compress(body, plan.compression)
                 headers = [*headers, (b"content-encoding", plan.compression.encode())]
             return Reply(200, headers, body)
         assert error is not None
-        return self._error_reply(plan, request, error)
+        return self._error_reply(plan, request, error, trace)
 
     def _error_reply(
-        self, plan: InferPlan, request: PredictRequest | None, error: BaseException
+        self,
+        plan: InferPlan,
+        request: PredictRequest | None,
+        error: BaseException,
+        trace: Trace | None,
     ) -> Reply:
         ours = as_headrace_error(error)
         self.metrics.calls["http", ours.code.value] += 1
+        if plan.holder is not None:
+            self.metrics.key_calls[plan.holder.name, ours.code.value] += 1
         reply = error_reply(ours)
+        if trace is not None:
+            note_error(trace, ours)
         if self.access_log:
-            self._log(plan, request, reply.status)
+            self._log(plan, plan.version, request, reply.status, trace)
         return reply
 
-    def _log(self, plan: InferPlan, request: PredictRequest | None, status: int) -> None:
+    def begin_trace(self, plan: InferPlan, received_s: float) -> Trace | None:
+        """A trace to fill in, if this call is picked; ask only where there are traces."""
+        assert self.traces is not None
+        return self.traces.begin(INFER_ROUTE, plan.traceparent, plan.tracestate, received_s)
+
+    def _log(
+        self,
+        plan: InferPlan,
+        version: str,
+        request: PredictRequest | None,
+        status: int,
+        trace: Trace | None,
+    ) -> None:
         access_logger.info(
             "infer",
             extra={
                 "protocol": "http",
+                "key": plan.holder.name if plan.holder else None,
                 "model": plan.model,
-                "version": plan.version,
+                "version": version,
                 "request_id": request.request_id if request else "",
                 "status": status,
                 "duration_us": int((self.clock() - request.received_s) * 1e6) if request else None,
+                "trace_id": hex_id(trace),
             },
         )
 
@@ -128,14 +166,16 @@ def _head_of(json_length: int | None) -> list[tuple[bytes, bytes]]:
     ]
 
 
-def error_reply(error: BaseException) -> Reply:
-    """``{"error": …}`` with its status, and ``Retry-After`` where trying again makes sense."""
+def error_reply(error: BaseException, status: int | None = None) -> Reply:
+    """``{"error": …}`` with its own or another status, and ``Retry-After`` where trying again makes sense."""
     ours = as_headrace_error(error)
     headers = list(_JSON_HEAD)
     retry_after = retry_after_header_s(ours)
     if retry_after is not None:
         headers.append((b"retry-after", retry_after.encode()))
-    return Reply(HTTP_STATUS[ours.code], headers, encode_error(ours.message))
+    if ours.code is ErrorCode.UNAUTHENTICATED:
+        headers.append((b"www-authenticate", b"Bearer"))
+    return Reply(status or HTTP_STATUS[ours.code], headers, encode_error(ours.message))
 
 
 def compress(body: bytes, encoding: str) -> bytes:

@@ -7,14 +7,22 @@ understand: anything unusual gets no plan and takes the ASGI route, which knows 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
+
+if TYPE_CHECKING:
+    from gateway.edge.access import KeyHolder
 
 INFER_URL = re.compile(rb"/v2/models/([A-Za-z0-9_.\-]+)(?:/versions/([A-Za-z0-9_.\-]+))?/infer")
 MAX_HEADS = 1024
 MAX_HEAD_BYTES = 2048
 """Longer request heads are parsed each time instead of being remembered."""
+
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+FindHolder: TypeAlias = "Callable[[Headers, str], KeyHolder | None]"
+"""(headers, model) → the holder of the key that came along, if that may ask the model."""
 
 _UNUSUAL = frozenset({b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"})
 _MAX_LENGTH_DIGITS = 12
@@ -32,6 +40,11 @@ class InferPlan(msgspec.Struct, frozen=True):
     keep_alive: bool
     compression: str
     """"gzip", "deflate" or "" for the answer."""
+    traceparent: bytes = b""
+    """The caller's span (W3C Trace Context); it differs with each request, so such heads are not remembered."""
+    tracestate: bytes = b""
+    holder: KeyHolder | None = None
+    """Whose API key came along; None where keys are not asked for."""
 
 
 class HeadMemory:
@@ -44,12 +57,16 @@ class HeadMemory:
         self.plan_of = self._plans.get
 
     def remember(self, head: bytes, plan: InferPlan) -> None:
-        """The next request with the same bytes need not be parsed again."""
-        if len(head) > MAX_HEAD_BYTES:
+        """The next request with the same bytes need not be parsed again; with a ``traceparent`` there is none."""
+        if len(head) > MAX_HEAD_BYTES or plan.traceparent:
             return
         if len(self._plans) >= MAX_HEADS:
             self._plans.clear()
         self._plans[head] = plan
+
+    def forget(self) -> None:
+        """What heads mean has changed: the next ones are parsed again."""
+        self._plans.clear()
 
 
 def content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
@@ -73,15 +90,23 @@ def without_upgrade(data: bytes, end: int) -> bytes:
 
 
 def plan_of_head(
-    url: bytes, headers: list[tuple[bytes, bytes]], *, keep_alive: bool
+    url: bytes,
+    headers: Headers,
+    *,
+    keep_alive: bool,
+    find_holder: FindHolder | None = None,
 ) -> InferPlan | None:
-    """The plan of a plain HTTP/1.1 POST to an infer route; None when anything about it is unusual."""
+    """The plan of a plain HTTP/1.1 POST to an infer route; None when anything about it is unusual.
+
+    ``find_holder`` is there where API keys are asked for: without a holder there is no plan.
+    """
     match = INFER_URL.fullmatch(url)
     length_bytes = content_length(headers)
     if match is None or length_bytes is None:
         return None
     header_length: int | None = None
     offers: list[str] = []
+    traceparent = tracestate = b""
     for name, value in headers:
         if name in _UNUSUAL:
             return None
@@ -91,14 +116,32 @@ def plan_of_head(
             header_length = int(value)
         elif name == b"accept-encoding":
             offers.append(value.decode("latin-1"))
+        elif name == b"traceparent":
+            traceparent = joined(traceparent, value)
+        elif name == b"tracestate":
+            tracestate = joined(tracestate, value)
+    model = match[1].decode("ascii")
+    holder = None
+    if find_holder is not None:
+        holder = find_holder(headers, model)
+        if holder is None:
+            return None
     return InferPlan(
-        model=match[1].decode("ascii"),
+        model=model,
         version=(match[2] or b"").decode("ascii"),
         content_length=length_bytes,
         header_length=header_length,
         keep_alive=keep_alive,
         compression=wanted_compression(",".join(offers)),
+        traceparent=traceparent,
+        tracestate=tracestate,
+        holder=holder,
     )
+
+
+def joined(value: bytes, more: bytes) -> bytes:
+    """A header's value with that of the same header's next line; two parents make an invalid one, as they should."""
+    return b"%b,%b" % (value, more) if value else more
 
 
 def wanted_compression(accept_encoding: str) -> str:

@@ -6,6 +6,8 @@ offered. It must never read a clock: the caller brings the time.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from backends.signature import Signature
 from gateway.edge.input_layout import quote
 from gateway.errors import ErrorCode, HeadraceError, invalid
@@ -65,3 +67,23 @@ def unknown_output(model: str, signature: Signature, name: str) -> HeadraceError
     """Why the output cannot be had: the model has no such one."""
     names = ", ".join(map(quote, signature.output_index)) or "none"
     return invalid(f"{quote(name)} is not an output of model {quote(model)}, which gives {names}")
+
+
+def refuse_load_parameters(names: Iterable[str]) -> None:
+    """Raises INVALID_ARGUMENT for any parameter of a load: what is served lies in the repository's folder."""
+    for name in names:
+        if name == "config" or name.startswith("file:"):
+            raise invalid(
+                f"parameter {quote(name)}: file-override loads are refused; "
+                "put the files into the repository's folder"
+            )
+        raise invalid(f"{quote(name)} is not a parameter of a load, which takes none")
+
+
+def refuse_unload_parameters(names: Iterable[str]) -> None:
+    """Raises INVALID_ARGUMENT for any but ``unload_dependents``, which means nothing: no model depends on another."""
+    for name in names:
+        if name != "unload_dependents":
+            raise invalid(
+                f"{quote(name)} is not a parameter of an unload, which takes unload_dependents"
+            )

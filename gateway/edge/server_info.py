@@ -42,11 +42,20 @@ class ServerInfo:
 
     def model_ready(self, model: str, version: str) -> tuple[bool, str]:
         """Whether this version answers now. Like Triton, an unknown model is merely not ready."""
+        refusal = self.refusal(model, version)
+        return (True, "") if refusal is None else (False, refusal.message)
+
+    def refusal(self, model: str, version: str) -> HeadraceError | None:
+        """Why this version does not answer now (NOT_FOUND or NOT_READY); None when it does."""
         try:
             self._table.find(model, version)
         except HeadraceError as error:
-            return False, error.message
-        return True, ""
+            return error
+        return None
+
+    def models(self) -> list[str]:
+        """The names of all models, served or not."""
+        return sorted({status.name for status in self._table.statuses})
 
     def model_metadata(self, model: str, version: str) -> dict[str, Any]:
         """As ``GET /v2/models/{m}``; NOT_FOUND or NOT_READY when it cannot be asked."""

@@ -1,8 +1,8 @@
 """The one table that says what an error code is on each wire.
 
-Triton's table is the base (bad input 400, unknown 404, not ready 503), plus 504/DEADLINE_EXCEEDED for deadlines and
-503 with ``Retry-After``/UNAVAILABLE for overload. Nothing else may translate errors, and no text of an unexpected
-exception leaves the process.
+Triton's table is the base (bad input 400, unknown 404, not ready 503), plus 504/DEADLINE_EXCEEDED for deadlines,
+503 with ``Retry-After``/UNAVAILABLE for overload and 429 with it/RESOURCE_EXHAUSTED for quotas. Nothing else may
+translate errors, and no text of an unexpected exception leaves the process.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ logger = logging.getLogger("headrace.edge")
 
 HTTP_STATUS: dict[ErrorCode, int] = {
     ErrorCode.INVALID_ARGUMENT: 400,
+    ErrorCode.UNAUTHENTICATED: 401,
+    ErrorCode.PERMISSION_DENIED: 403,
     ErrorCode.NOT_FOUND: 404,
     ErrorCode.METHOD_NOT_ALLOWED: 405,
+    ErrorCode.QUOTA_EXCEEDED: 429,
     ErrorCode.UNIMPLEMENTED: 501,
     ErrorCode.NOT_READY: 503,
     ErrorCode.OVERLOADED: 503,
@@ -30,6 +33,9 @@ GRPC_STATUS: dict[ErrorCode, int] = {
     ErrorCode.INVALID_ARGUMENT: 3,
     ErrorCode.NOT_FOUND: 5,
     ErrorCode.METHOD_NOT_ALLOWED: 12,
+    ErrorCode.UNAUTHENTICATED: 16,
+    ErrorCode.PERMISSION_DENIED: 7,
+    ErrorCode.QUOTA_EXCEEDED: 8,
     ErrorCode.UNIMPLEMENTED: 12,
     ErrorCode.NOT_READY: 14,
     ErrorCode.OVERLOADED: 14,

@@ -18,6 +18,7 @@ from gateway.errors import ErrorCode, HeadraceError
 from gateway.messages import NO_DEADLINE_S, Prediction, PredictRequest
 from gateway.pipeline.execution import Outcome, execute
 from gateway.pipeline.ticket import Ticket
+from gateway.pipeline.traced import TracedTickets
 from gateway.ports import Clock, Servable
 
 logger = logging.getLogger("headrace.lane")
@@ -99,6 +100,7 @@ class Lane:
         self._pump_is_due = False
         self._timer: Cancellable | None = None
         self._timer_due_s = 0.0
+        self._traced = TracedTickets()
         self._one_shape = all(-1 not in spec.shape[1:] for spec in servable.signature.inputs)
 
     # -- from the request's side ------------------------------------------------------------------
@@ -112,6 +114,8 @@ class Lane:
         if refusal is not None:
             self._meters.shed(refusal.reason.value, 1)
             raise self._refused(refusal, request)
+        if request.trace is not None:
+            self._traced.add(ticket, request.trace)
         if queue.has_free_instance:
             # At the end of this turn of the loop: requests that arrived in the same turn share the batch.
             self._pump_soon()
@@ -166,7 +170,10 @@ class Lane:
         now = began_s = self._clock()
         self._expire(now)
         while (batch := queue.take(now)) is not None:
-            if self._run_cost.predict_s(batch.rows) <= self._inline_limit_s:
+            inline = self._run_cost.predict_s(batch.rows) <= self._inline_limit_s
+            if self._traced.inside:
+                self._traced.started(batch, inline=inline)
+            if inline:
                 self._complete(batch, self._execute(batch), inline=True)
                 now = self._clock()
                 self._expire(now)
@@ -226,6 +233,8 @@ class Lane:
         cost_s = ended_s - batch.started_s if self._thread_clock is None else batch.cost_s
         self._run_cost.observe(batch.rows, cost_s)
         self._meters.batch(batch, ended_s, inline=inline)
+        if self._traced.inside:
+            self._traced.ended(batch, ended_s)
         return ready
 
     def _assemble(self, ticket: Ticket) -> Outcome:

@@ -75,12 +75,28 @@ class TextFormatter(logging.Formatter):
         return line
 
 
-def configure(level: str, style: str, stream: TextIO | None = None) -> None:
-    """Send every log of the process to ``stream`` (standard error)."""
+class WorkerName(logging.Filter):
+    """Adds the number of the worker to every line."""
+
+    def __init__(self, worker: int) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.worker = self._worker
+        return True
+
+
+def configure(
+    level: str, style: str, stream: TextIO | None = None, *, worker: int | None = None
+) -> None:
+    """Send every log of the process to ``stream`` (standard error); each line names its worker, if there are several."""
     target = stream or sys.stderr
     as_text = style == "text" or (style == "auto" and target.isatty())
     handler = logging.StreamHandler(target)
     handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
+    if worker is not None:
+        handler.addFilter(WorkerName(worker))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -6,8 +6,8 @@ when the admin port is scraped. Nothing here may lock, format or look up labels 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client.core import (
@@ -18,6 +18,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from gateway.core.statistics import DurationSum, RequestDurations, VersionStatistics
 from gateway.telemetry.histogram import LATENCY_BOUNDS_S, ROWS_BOUNDS, Histogram
 
 if TYPE_CHECKING:
@@ -26,20 +27,30 @@ if TYPE_CHECKING:
 
 GaugeReader = Callable[[], Iterable[tuple[tuple[str, ...], float]]]
 
+MAX_RETIRED_VERSIONS = 64
+"""Versions that are no longer served, but whose counters are still shown."""
+MAX_BATCH_SIZES = 1024
+"""Batch sizes that are counted apart for each version; what comes after them only counts as a whole."""
+
 
 class LaneMetrics:
     """What one servable's lane counts."""
 
     __slots__ = (
         "answer_s",
+        "answer_total_s",
         "batch_rows",
         "batches",
         "decode_s",
         "duration_s",
+        "infer_total_s",
         "labels",
+        "lanes",
+        "last_ended_s",
         "late_answers",
         "queue_age_s",
         "run_s",
+        "runs_by_rows",
         "shed_reasons",
     )
 
@@ -54,12 +65,28 @@ class LaneMetrics:
         self.batches: Counter[tuple[str, str]] = Counter()
         self.shed_reasons: Counter[str] = Counter()
         self.late_answers = 0
+        self.lanes = 0
+        """How many lanes report here: two while a reloaded version takes the place of its older self."""
+        self.last_ended_s: float | None = None
+        self.infer_total_s = 0.0
+        """Runs of batches, each counted once for every request that it answered."""
+        self.answer_total_s = 0.0
+        self.runs_by_rows: dict[int, list[float]] = {}
+        """[batches, seconds] by rows in the batch."""
 
     def batch(self, batch: Batch[Any], ended_s: float, *, inline: bool) -> None:
         """One batch ran."""
         self.batches[batch.reason.value, "inline" if inline else "worker"] += 1
-        self.batch_rows.observe(batch.rows)
-        self.run_s.observe(ended_s - batch.started_s)
+        rows, run_s = batch.rows, ended_s - batch.started_s
+        self.batch_rows.observe(rows)
+        self.run_s.observe(run_s)
+        self.last_ended_s = ended_s
+        runs = self.runs_by_rows.get(rows)
+        if runs is not None:
+            runs[0] += 1
+            runs[1] += run_s
+        elif len(self.runs_by_rows) < MAX_BATCH_SIZES:
+            self.runs_by_rows[rows] = [1, run_s]
 
     def answered(
         self,
@@ -73,6 +100,8 @@ class LaneMetrics:
         self.queue_age_s.observe_all([started_s - enqueued for _, enqueued in times_s])
         self.duration_s.observe_all([written_s - received for received, _ in times_s])
         self.answer_s.observe((written_s - ended_s) / len(times_s))
+        self.infer_total_s += (ended_s - started_s) * len(times_s)
+        self.answer_total_s += written_s - ended_s
 
     def shed(self, reason: str, count: int) -> None:
         """Requests left without an answer from the model."""
@@ -82,33 +111,121 @@ class LaneMetrics:
         """An answer was written after its deadline: this must stay zero."""
         self.late_answers += 1
 
+    def statistics(self, wall_offset_s: float) -> VersionStatistics:
+        """The same figures in Triton's terms; the offset leads from the monotonic clock to the wall's."""
+        answered = sum(self.duration_s.counts)
+        last_s = self.last_ended_s
+        return VersionStatistics(
+            name=self.labels[0],
+            version=self.labels[1],
+            last_inference_ms=0 if last_s is None else int((last_s + wall_offset_s) * 1e3),
+            inference_count=int(self.batch_rows.total),
+            execution_count=sum(self.batch_rows.counts),
+            requests=RequestDurations(
+                success=_duration(answered, self.duration_s.total),
+                fail=DurationSum(self.shed_reasons.total()),
+                queue=_duration(answered, self.queue_age_s.total),
+                compute_input=_duration(answered, self.decode_s.total),
+                compute_infer=_duration(answered, self.infer_total_s),
+                compute_output=_duration(answered, self.answer_total_s),
+            ),
+            batches={
+                rows: _duration(int(count), seconds)
+                for rows, (count, seconds) in self.runs_by_rows.items()
+            },
+        )
+
+
+class NullLaneMetrics:
+    """Stands in for ``LaneMetrics`` where nothing is to be measured."""
+
+    __slots__ = ()
+
+    def batch(self, batch: Batch[Any], ended_s: float, *, inline: bool) -> None:
+        return None
+
+    def answered(
+        self,
+        times_s: Sequence[tuple[float, float]],
+        started_s: float,
+        ended_s: float,
+        written_s: float,
+    ) -> None:
+        return None
+
+    def shed(self, reason: str, count: int) -> None:
+        return None
+
+    def late_answer(self) -> None:
+        return None
+
 
 class FrontMetrics:
     """What the fronts count: one per process; fills the port ``FrontMeters``."""
 
-    __slots__ = ("calls", "http_paths")
+    __slots__ = ("calls", "http_paths", "key_calls")
 
     def __init__(self) -> None:
         self.calls: Counter[tuple[str, str]] = Counter()
         """(protocol, outcome) of infer calls; the outcome is "ok" or an error code."""
         self.http_paths: Counter[str] = Counter()
         """Infer calls over HTTP by path: "fast_lane" or "asgi"."""
+        self.key_calls: Counter[tuple[str, str]] = Counter()
+        """(name of the API key, outcome) of infer calls; the keys file bounds the names."""
 
 
 class Metrics(Collector):
-    """All metrics of one process."""
+    """All metrics of one process.
 
-    def __init__(self, admission: Admission) -> None:
-        self.lanes: list[LaneMetrics] = []
+    A version that is loaded again goes on with its counters, which never fall while the process lives. Of versions
+    that are not served any more, the last ``MAX_RETIRED_VERSIONS`` to go are still shown.
+    """
+
+    def __init__(self, admission: Admission, *, measure_lanes: bool = True) -> None:
+        """Without ``measure_lanes`` there is nothing about models; the fronts' counts cost less than not counting."""
+        self._measure_lanes = measure_lanes
+        self._lanes: dict[tuple[str, str], LaneMetrics] = {}
+        self._retired: OrderedDict[tuple[str, str], None] = OrderedDict()
         self.fronts = FrontMetrics()
+        self.traces: Callable[[], Mapping[str, int]] = dict
+        """Traces by what became of them, where there are any."""
         self._admission = admission
         self._gauges: list[tuple[str, str, tuple[str, ...], GaugeReader]] = []
 
-    def lane(self, model: str, version: str) -> LaneMetrics:
-        """The meters of a new lane."""
-        lane = LaneMetrics(model, version)
-        self.lanes.append(lane)
+    def lane(self, model: str, version: str) -> LaneMetrics | NullLaneMetrics:
+        """The meters of a new lane: those of the version's earlier lane, if it had one."""
+        if not self._measure_lanes:
+            return NullLaneMetrics()
+        key = (model, version)
+        lane = self._lanes.get(key)
+        if lane is None:
+            self._lanes[key] = lane = LaneMetrics(model, version)
+        self._retired.pop(key, None)
+        lane.lanes += 1
         return lane
+
+    def retire(self, model: str, version: str) -> None:
+        """A lane of this version is gone; its counters stay, among those of the last versions that went."""
+        key = (model, version)
+        lane = self._lanes.get(key)
+        if lane is None:
+            return
+        lane.lanes -= 1
+        if lane.lanes:
+            return
+        self._retired[key] = None
+        if len(self._retired) > MAX_RETIRED_VERSIONS:
+            oldest, _ = self._retired.popitem(last=False)
+            del self._lanes[oldest]
+
+    @property
+    def lanes(self) -> list[LaneMetrics]:
+        """Every version that has or had a lane, in the order of their first ones."""
+        return list(self._lanes.values())
+
+    def statistics(self, wall_offset_s: float) -> list[VersionStatistics]:
+        """What the versions that are served now have done; the offset: wall clock minus monotonic clock."""
+        return [lane.statistics(wall_offset_s) for lane in self._lanes.values() if lane.lanes]
 
     def gauge(self, name: str, text: str, labels: tuple[str, ...], read: GaugeReader) -> None:
         """A value that is read when somebody scrapes."""
@@ -152,7 +269,7 @@ class Metrics(Collector):
             "headrace_queue_age_seconds", "Time from queued to batch started.", labels=labels
         )
         rows = HistogramMetricFamily("headrace_batch_rows", "Rows in a batch.", labels=labels)
-        for lane in self.lanes:
+        for lane in self._lanes.values():
             _add(whole, lane.labels, lane.duration_s)
             _add(stages, (*lane.labels, "decode"), lane.decode_s)
             _add(stages, (*lane.labels, "run"), lane.run_s)
@@ -177,7 +294,7 @@ class Metrics(Collector):
             "Answers written after their deadline; must stay zero.",
             labels=("model", "version"),
         )
-        for lane in self.lanes:
+        for lane in self._lanes.values():
             for (reason, execution), count in lane.batches.items():
                 batches.add_metric((*lane.labels, reason, execution), count)
             for reason, count in lane.shed_reasons.items():
@@ -198,8 +315,24 @@ class Metrics(Collector):
         )
         for path, count in self.fronts.http_paths.items():
             paths.add_metric((path,), count)
-        yield from (calls, paths)
+        traces = CounterMetricFamily(
+            "headrace_traces",
+            "Calls that were picked for a trace: taken, or one too many in that second (over_limit).",
+            labels=("outcome",),
+        )
+        for outcome, count in self.traces().items():
+            traces.add_metric((outcome,), count)
+        keys = CounterMetricFamily(
+            "headrace_key_calls", "Infer calls by API key and outcome.", labels=("key", "outcome")
+        )
+        for key, count in self.fronts.key_calls.items():
+            keys.add_metric(key, count)
+        yield from (calls, paths, traces, keys)
 
 
 def _add(family: HistogramMetricFamily, labels: Sequence[str], histogram: Histogram) -> None:
     family.add_metric(labels, histogram.cumulative(), histogram.total)
+
+
+def _duration(count: int, seconds: float) -> DurationSum:
+    return DurationSum(count, max(0, round(seconds * 1e9)))

@@ -5,7 +5,7 @@ Tests that must break the protocol write bytes of their own with ``send_raw``.
 
 from __future__ import annotations
 
-import socket
+import ssl
 from collections.abc import Sequence
 from types import TracebackType
 from urllib.parse import unquote
@@ -17,7 +17,7 @@ import h2.exceptions
 import h2.settings
 
 from protos.inference import ModelInferRequest, ModelInferResponse
-from tests.support.server_process import Address
+from tests.support.dialing import Target, dial
 
 TIMEOUT_S = 10.0
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -80,14 +80,14 @@ class RawGrpc:
 
     def __init__(
         self,
-        address: Address,
+        target: Target,
         *,
         window: int | None = None,
         grants: bool = True,
         timeout_s: float = TIMEOUT_S,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        self.socket = socket.create_connection(address, timeout=timeout_s)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = dial(target, timeout_s=timeout_s, tls=tls)
         self.h2 = h2.connection.H2Connection(
             h2.config.H2Configuration(
                 client_side=True, header_encoding="utf-8", validate_outbound_headers=False

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import struct
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from tests.support.dialing import Target, dial
 from tests.support.server_process import Address
 
 TIMEOUT_S = 10.0
@@ -50,9 +52,10 @@ class Response(NamedTuple):
 class RawHttp:
     """One connection."""
 
-    def __init__(self, address: Address, timeout_s: float = TIMEOUT_S) -> None:
-        self.socket = socket.create_connection(address, timeout=timeout_s)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(
+        self, target: Target, timeout_s: float = TIMEOUT_S, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self.socket = dial(target, timeout_s=timeout_s, tls=tls)
         self._received = b""
 
     def send(self, data: bytes) -> None:

@@ -28,7 +28,9 @@ STOP_WITHIN_S = 20.0
 
 Address = tuple[str, int]
 
-_ADDRESS = re.compile(r"^(http|grpc|admin) +(?:http://)?([\d.]+):(\d+)$", re.MULTILINE)
+_ADDRESS = re.compile(
+    r"^(http|grpc|admin) +(?:https?://)?\[?([\d.]+|[\da-f:]+)\]?:(\d+)$", re.MULTILINE
+)
 _SAMPLE = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 

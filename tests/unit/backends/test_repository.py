@@ -4,9 +4,16 @@ from pathlib import Path
 
 import pytest
 
+import backends.repository
 from backends.errors import RepositoryError
-from backends.model_settings import ModelSettings
-from backends.repository import Desired, scan_repository
+from backends.model_settings import BatchingSettings, ModelSettings, Sections, read_model_settings
+from backends.repository import (
+    Desired,
+    DesiredVersion,
+    is_settled,
+    scan_model,
+    scan_repository,
+)
 from tests.support.models import write_model
 
 MODEL = b"not opened here"
@@ -168,3 +175,122 @@ def test_a_root_that_is_a_file_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RepositoryError, match="/file is not a folder"):
         scan_repository(tmp_path / "file")
+
+
+def the_version(root: Path, name: str = "m") -> DesiredVersion:
+    model = scan_repository(root).find(name)
+    assert model is not None
+    [version] = model.versions
+    return version
+
+
+def test_a_look_at_one_model_finds_what_a_look_at_all_finds(tmp_path: Path) -> None:
+    write_model(tmp_path, "bad", MODEL, 1, "[batch]")
+    write_model(tmp_path, "half", MODEL, 1, "[versions]\npolicy = 'all'")
+    write_model(tmp_path, "half", MODEL, 2).unlink()
+    write_model(tmp_path, "good", MODEL)
+    whole = scan_repository(tmp_path)
+    pieced = Desired((), ())
+    for name in ("half", "good", "bad"):
+        pieced = pieced.with_model(name, *scan_model(tmp_path, name))
+    assert pieced.models == whole.models
+    assert set(pieced.problems) == set(whole.problems)
+    assert pieced.names == {"bad", "good", "half"}
+
+
+@pytest.mark.parametrize("name", ["other", "", ".", "..", "../m", "m/1", ".hidden", "a\0b", "m\n"])
+def test_a_name_that_is_not_in_the_repository_has_neither_model_nor_problem(
+    tmp_path: Path, name: str
+) -> None:
+    write_model(tmp_path / "root", "m", MODEL)
+    write_model(tmp_path / "root", ".hidden", MODEL)
+    write_model(tmp_path, "m", MODEL)
+    assert scan_model(tmp_path / "root", name) == (None, [])
+
+
+def test_a_look_at_one_model_needs_the_root_too(tmp_path: Path) -> None:
+    with pytest.raises(RepositoryError):
+        scan_model(tmp_path / "nowhere", "m")
+
+
+def test_a_model_that_is_gone_leaves_the_desired_set(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", MODEL)
+    desired = scan_repository(tmp_path)
+    assert desired.find("m") is not None
+    assert desired.with_model("n", *scan_model(tmp_path, "n")) == desired
+    gone = desired.with_model("m", None, [])
+    assert gone == Desired((), ())
+    assert gone.find("m") is None
+
+
+def test_files_are_settled_when_two_looks_find_them_alike(tmp_path: Path) -> None:
+    path = write_model(tmp_path, "m", b"the first hal")
+    first = the_version(tmp_path)
+    assert not is_settled(None, first)
+    path.write_bytes(b"the first half and the second")
+    second = the_version(tmp_path)
+    assert not is_settled(first, second)
+    assert is_settled(second, the_version(tmp_path))
+
+
+def test_new_settings_are_a_change_of_every_version(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", MODEL)
+    before = the_version(tmp_path)
+    (tmp_path / "m" / "model.toml").write_text("[warmup]\nruns = 3")
+    assert not is_settled(before, the_version(tmp_path))
+
+
+def test_settings_are_parsed_again_only_when_their_files_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(tmp_path, "m", MODEL, 1, "[warmup]\nruns = 3")
+    first = scan_repository(tmp_path)
+    parsed: list[Path] = []
+
+    def read(path: Path, below: Sections | None) -> ModelSettings:
+        parsed.append(path)
+        return read_model_settings(path, below)
+
+    monkeypatch.setattr(backends.repository, "read_model_settings", read)
+    assert scan_repository(tmp_path, before=first) == first
+    assert parsed == []
+    (tmp_path / "m" / "model.toml").write_text("[warmup]\nruns = 30")
+    changed = scan_repository(tmp_path, before=first).find("m")
+    assert changed is not None
+    assert changed.settings.warmup.runs == 30
+
+
+def test_a_config_pbtxt_counts_where_there_is_one(tmp_path: Path) -> None:
+    for version in (1, 2, 3):
+        path = write_model(tmp_path, "m", MODEL, version)
+        path.rename(path.with_name("net.onnx"))
+    (tmp_path / "m" / "config.pbtxt").write_text(
+        "max_batch_size: 8 default_model_filename: 'net.onnx' optimization { }"
+        "version_policy { specific { versions: [ 1, 3 ] } }"
+    )
+    desired = scan_repository(tmp_path)
+    assert desired.problems == ()
+    assert versions(desired) == {"m": ["3", "1"]}
+    [model] = desired.models
+    assert model.settings.batching.max_batch_size == 8
+    assert model.versions[0].path == tmp_path / "m" / "3" / "net.onnx"
+    assert model.triton is not None
+    assert model.triton.ignored == ("optimization",)
+
+
+def test_model_toml_wins_over_config_pbtxt(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", MODEL, 1, "[batching]\nmax_batch_size = 4")
+    pbtxt = "max_batch_size: 8 dynamic_batching { max_queue_delay_microseconds: 7 }"
+    (tmp_path / "m" / "config.pbtxt").write_text(pbtxt)
+    [model] = scan_repository(tmp_path).models
+    assert model.settings.batching == BatchingSettings(max_batch_size=4, max_queue_delay_us=7)
+
+
+def test_a_bad_config_pbtxt_is_a_problem_of_that_model_alone(tmp_path: Path) -> None:
+    for name in ("bad", "good"):
+        write_model(tmp_path, name, MODEL)
+    (tmp_path / "bad" / "config.pbtxt").write_text("max_batch_size: 8\ninput [")
+    desired = scan_repository(tmp_path)
+    assert versions(desired) == {"good": ["1"]}
+    assert problems(desired) == [("bad", "")]
+    assert "bad/config.pbtxt: line 2, column 8: " in reason(desired)

@@ -26,6 +26,9 @@ TRITON = {
 }
 OURS = {
     ErrorCode.METHOD_NOT_ALLOWED: (405, 12),
+    ErrorCode.UNAUTHENTICATED: (401, 16),
+    ErrorCode.PERMISSION_DENIED: (403, 7),
+    ErrorCode.QUOTA_EXCEEDED: (429, 8),
     ErrorCode.OVERLOADED: (503, 14),
     ErrorCode.DEADLINE_EXCEEDED: (504, 4),
 }
@@ -43,7 +46,9 @@ def test_the_table_knows_no_other_codes() -> None:
 @pytest.mark.parametrize("code", ErrorCode)
 def test_an_error_looks_like_one(code: ErrorCode) -> None:
     assert HTTPStatus(HTTP_STATUS[code]) >= HTTPStatus.BAD_REQUEST
-    assert GRPC_STATUS[code] not in (OK, UNKNOWN, RESOURCE_EXHAUSTED)
+    assert GRPC_STATUS[code] not in (OK, UNKNOWN)
+    # Clients take it for "the caller has had its share", so that overload, which is nobody's fault, is not told so.
+    assert (GRPC_STATUS[code] == RESOURCE_EXHAUSTED) == (code is ErrorCode.QUOTA_EXCEEDED)
 
 
 def test_our_own_errors_pass_unchanged() -> None:

@@ -27,4 +27,4 @@ def month(year: Tables) -> Days:
 @pytest.fixture(scope="session")
 def small_trees(month: Days) -> lightgbm.Booster:
     known = month.log.has_outcome
-    return fit(month.rows[known], month.log.late[known], rounds=40)
+    return fit(month.rows[known], month.log.late[known], trees=40, leaves=31)

@@ -13,18 +13,29 @@ import onnx
 import onnxruntime
 import pytest
 
+from backends.repository import scan_repository
 from examples.flights.bundle import (
+    Artifact,
     Bundle,
     Description,
     Parity,
     Recipe,
+    Version,
     current_recipe,
     describe_model,
 )
 from examples.flights.features import FEATURES, Rows
 from examples.flights.onnx_export import INPUT, OUTPUT, SplitMovesError, to_onnx
-from examples.flights.train import ScoresDifferError, compare, judge
-from examples.flights.trees import auc, fit, probabilities
+from examples.flights.train import ScoresDifferError, Year, compare, judge, train_version
+from examples.flights.trees import (
+    CODED_MONTHS,
+    DESIGNS,
+    TEST_MONTHS,
+    Design,
+    auc,
+    fit,
+    probabilities,
+)
 from tests.unit.flights.days import Days
 
 
@@ -38,14 +49,17 @@ def bundle(
     tmp_path: Path, month: Days, small_trees: lightgbm.Booster, model: onnx.ModelProto
 ) -> Bundle:
     made = Bundle(tmp_path)
-    made.write(model, small_trees, description(month, small_trees))
+    versions = (1, 2)
+    artifacts = [Artifact(version, model, small_trees) for version in versions]
+    made.write(artifacts, description(month, small_trees, versions))
     return made
 
 
-def description(month: Days, trees: lightgbm.Booster) -> Description:
-    months = judge(month.log, probabilities(trees, month.rows))
+def description(month: Days, trees: lightgbm.Booster, versions: tuple[int, ...]) -> Description:
+    months = judge(month.log, probabilities(trees, month.rows), trained=(7,))
     recipe = Recipe(data_sha256="d", code_sha256="c", libraries={})
-    return describe_model(month.codes, (7,), months, Parity(1, 0.0), recipe)
+    told = [Version(one, (7,), 100, 40, 31, months, Parity(1, 0.0)) for one in versions]
+    return describe_model(month.codes, told, recipe)
 
 
 def session(model: onnx.ModelProto, threads: int = 1) -> onnxruntime.InferenceSession:
@@ -75,7 +89,7 @@ def splits_of(model: onnx.ModelProto) -> dict[int, Rows]:
 
 def test_same_rows_give_the_same_trees(month: Days, small_trees: lightgbm.Booster) -> None:
     known = month.log.has_outcome
-    again = fit(month.rows[known], month.log.late[known], rounds=40)
+    again = fit(month.rows[known], month.log.late[known], trees=40, leaves=31)
     assert again.model_to_string() == small_trees.model_to_string()
     assert to_onnx(again).SerializeToString() == to_onnx(small_trees).SerializeToString()
 
@@ -137,7 +151,7 @@ def test_trees_whose_splits_would_move_are_refused() -> None:
     rows = np.repeat(values, 500)[:, None] * np.ones((1, len(FEATURES)), dtype=np.float32)
     late = np.repeat(np.arange(64) % 4 < 2, 500)
     with pytest.raises(SplitMovesError, match="splits round up"):
-        to_onnx(fit(rows, late, rounds=5))
+        to_onnx(fit(rows, late, trees=5, leaves=31))
 
 
 def test_a_graph_that_answers_otherwise_is_refused(month: Days, model: onnx.ModelProto) -> None:
@@ -147,30 +161,46 @@ def test_a_graph_that_answers_otherwise_is_refused(month: Days, model: onnx.Mode
 
 def test_features_json_describes_the_model(bundle: Bundle, month: Days) -> None:
     said = bundle.describe()
-    (taken,) = onnx.load(str(bundle.model)).graph.input
+    (taken,) = onnx.load(str(bundle.model(1))).graph.input
     assert taken.type.tensor_type.shape.dim[1].dim_value == len(said.features)
-    assert [column.name for column in said.features] == bundle.load_trees().feature_name()
+    assert [column.name for column in said.features] == bundle.load_trees(1).feature_name()
     assert [column.name for column in said.features] == [feature.name for feature in FEATURES]
     for category, names in said.codes.items():
         assert sorted(names.values()) == list(range(len(names)))
         given = said.category_codes.encode(category, getattr(month.log, category))
         place = [column.name for column in said.features].index(category)
         assert np.array_equal(given, month.rows[:, place])
-    assert [(of.month, of.part) for of in said.months] == [(7, "training")]
-    assert said.months[0].flights == month.log.has_outcome.sum()
+    assert [of.version for of in said.versions] == [1, 2]
+    (july,) = said.versions[0].months
+    assert (july.month, july.part, july.flights) == (7, "training", month.log.has_outcome.sum())
+    assert july.mean_chance == pytest.approx(july.late_share, abs=0.02)
 
 
 def test_the_folder_is_a_model_repository(bundle: Bundle) -> None:
     files = {str(path.relative_to(bundle.models)) for path in bundle.models.rglob("*.*")}
     assert files == {
         "flights/1/model.onnx",
+        "flights/1/lightgbm.txt",
+        "flights/2/model.onnx",
+        "flights/2/lightgbm.txt",
         "flights/model.toml",
         "flights/features.json",
-        "flights/lightgbm.txt",
     }
     assert tomllib.loads((bundle.folder / "model.toml").read_text()) == {
-        "batching": {"max_batch_size": 64}
+        "batching": {"max_batch_size": 64},
+        "versions": {"policy": "all"},
     }
+
+
+def test_the_gateway_serves_all_versions(bundle: Bundle) -> None:
+    desired = scan_repository(bundle.models)
+    served = desired.find("flights")
+    assert served is not None
+    assert {one.version: one.path for one in served.versions} == {
+        "1": bundle.model(1),
+        "2": bundle.model(2),
+    }
+    assert not desired.problems
 
 
 def test_the_trees_survive_the_disk(
@@ -178,7 +208,7 @@ def test_the_trees_survive_the_disk(
 ) -> None:
     rows = month.rows[:500]
     assert np.array_equal(
-        probabilities(bundle.load_trees(), rows), probabilities(small_trees, rows)
+        probabilities(bundle.load_trees(2), rows), probabilities(small_trees, rows)
     )
 
 
@@ -186,10 +216,12 @@ def test_a_model_is_used_again_only_if_it_is_whole_and_of_this_recipe(bundle: Bu
     recipe = bundle.describe().recipe
     assert bundle.is_current(recipe)
     assert not bundle.is_current(msgspec.structs.replace(recipe, code_sha256="other"))
-    whole = bundle.model.read_bytes()
-    bundle.model.write_bytes(whole[:-1])
-    assert not bundle.is_current(recipe)
-    bundle.model.write_bytes(whole)
+    for file in (bundle.model(1), bundle.model(2), bundle.trees(2)):
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-1])
+        assert not bundle.is_current(recipe)
+        file.write_bytes(whole)
+        assert bundle.is_current(recipe)
     bundle.description.write_text("{")
     assert not bundle.is_current(recipe)
     bundle.description.unlink()
@@ -207,7 +239,35 @@ def test_months_are_judged_by_flights_with_an_outcome(month: Days) -> None:
     known = month.log.has_outcome
     scores = np.where(month.log.late, 0.9, 0.1)
     scores[~known] = 1.0
-    (judged,) = judge(month.log, scores)
+    (judged,) = judge(month.log, scores, trained=(7,))
     assert (judged.auc, judged.flights) == (1.0, known.sum())
+    assert judged.mean_chance == pytest.approx(np.mean(scores[known]), abs=1e-4)
     other = dataclasses.replace(month.log, month=np.where(np.arange(len(known)) % 2, 7, 12))
-    assert [of.part for of in judge(other, scores)] == ["training", "test"]
+    assert [of.part for of in judge(other, scores, trained=(7,))] == ["training", "test"]
+
+
+def test_versions_differ_and_none_has_seen_the_test_months() -> None:
+    assert [design.version for design in DESIGNS] == [1, 2]
+    first, second = DESIGNS
+    assert set(first.months) < set(second.months)
+    assert (first.trees, first.leaves) != (second.trees, second.leaves)
+    for design in DESIGNS:
+        assert max(design.months) < min(TEST_MONTHS)
+        assert set(CODED_MONTHS) <= set(design.months)
+
+
+def test_a_version_says_what_it_was_made_from(
+    month: Days, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("examples.flights.train.TEST_MONTHS", (8,))
+    log = dataclasses.replace(month.log, month=np.where(np.arange(len(month.log)) % 5, 7, 8))
+    design = Design(version=3, months=(7,), trees=5, leaves=7)
+    artifact, version = train_version(design, Year(log, month.codes, month.rows))
+    assert (artifact.version, version.version) == (3, 3)
+    assert artifact.trees.num_trees() == version.trees == 5
+    trees = artifact.trees.dump_model()["tree_info"]
+    assert max(tree["num_leaves"] for tree in trees) == version.leaves == 7
+    assert version.training_flights == (log.has_outcome & (log.month == 7)).sum()
+    assert version.parity.rows == (log.has_outcome & (log.month == 8)).sum()
+    assert [(of.month, of.part) for of in version.months] == [(7, "training"), (8, "test")]
+    assert "5 trees on July to July" in capsys.readouterr().out

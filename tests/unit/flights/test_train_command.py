@@ -7,7 +7,14 @@ import lightgbm
 import pytest
 
 from examples.flights import train
-from examples.flights.bundle import Bundle, Parity, current_recipe, describe_model
+from examples.flights.bundle import (
+    Artifact,
+    Bundle,
+    Parity,
+    Version,
+    current_recipe,
+    describe_model,
+)
 from examples.flights.onnx_export import to_onnx
 from tests.unit.flights.days import Days
 
@@ -19,8 +26,9 @@ def test_a_model_of_the_same_recipe_is_not_trained_again(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    description = describe_model(month.codes, (7,), (), Parity(0, 0.0), current_recipe())
-    Bundle(tmp_path).write(to_onnx(small_trees), small_trees, description)
+    version = Version(1, (7,), 0, 40, 31, (), Parity(0, 0.0))
+    description = describe_model(month.codes, [version], current_recipe())
+    Bundle(tmp_path).write([Artifact(1, to_onnx(small_trees), small_trees)], description)
     monkeypatch.setattr(train, "read_year", lambda: pytest.fail("read the tables again"))
     assert train.main(["--out", str(tmp_path)]) == 0
     told = capsys.readouterr().out

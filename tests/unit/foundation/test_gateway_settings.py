@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from foundation.settings import SettingsError, known_keys, load
-from gateway.settings import GatewaySettings, RepositorySettings
+from gateway.settings import GatewaySettings, RepositorySettings, ServerSettings
 
 
 def loaded(environment: dict[str, str], file: Path | None = None) -> GatewaySettings:
@@ -67,7 +67,12 @@ def test_values_that_cannot_work_are_refused(variable: str, value: str) -> None:
         loaded({variable: value})
 
 
-def test_no_threads_means_one_for_each_core(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("workers", "threads"), [(1, 3), (2, 1), (8, 1)])
+def test_no_threads_means_that_workers_share_the_cores(
+    monkeypatch: pytest.MonkeyPatch, workers: int, threads: int
+) -> None:
     monkeypatch.setattr("gateway.settings.os.sched_getaffinity", lambda pid: {0, 1, 2})
-    assert RepositorySettings().effective_intra_op_threads == 3
-    assert RepositorySettings(intra_op_threads=7).effective_intra_op_threads == 7
+    server = ServerSettings(workers=workers)
+    assert GatewaySettings(server=server).intra_op_threads == threads
+    chosen = RepositorySettings(intra_op_threads=7)
+    assert GatewaySettings(server=server, repository=chosen).intra_op_threads == 7

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 from loadtests import process_tree
 
@@ -17,6 +18,18 @@ def test_the_tree_holds_a_child_and_its_child() -> None:
         assert process_tree.resident_bytes(child.pid) > 1_000_000
     finally:
         child.communicate()
+
+
+def test_files_and_threads_of_the_tree() -> None:
+    files, threads = process_tree.open_files(os.getpid()), process_tree.threads(os.getpid())
+    go_on = threading.Event()
+    thread = threading.Thread(target=go_on.wait)
+    with open(os.devnull), open(os.devnull):
+        thread.start()
+        assert process_tree.open_files(os.getpid()) >= files + 2
+        assert process_tree.threads(os.getpid()) >= threads + 1
+        go_on.set()
+        thread.join()
 
 
 def test_the_time_of_a_child_that_ended_is_kept() -> None:

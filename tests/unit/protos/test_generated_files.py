@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import functools
+from types import ModuleType
 
 import pytest
 
-from protos import inference
+from protos import health, inference, reflection, reflection_v1alpha
 from protos.loader import Language
 from scripts.generate_protos import PROTOS, generate
 
@@ -18,9 +19,19 @@ def _generated() -> dict[str, bytes]:
     return generate()
 
 
-@pytest.mark.parametrize("name", ["inference.binpb", "inference.pyi"])
-def test_committed_files_are_up_to_date(name: str) -> None:
-    assert (PROTOS / name).read_bytes() == _generated()[name], "run `make protos`"
+MODULES = [inference, health, reflection, reflection_v1alpha]
+NAMES = [module.__name__.removeprefix("protos.") for module in MODULES]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("ending", ["binpb", "pyi"])
+def test_committed_files_are_up_to_date(name: str, ending: str) -> None:
+    file = f"{name}.{ending}"
+    assert (PROTOS / file).read_bytes() == _generated()[file], "run `make protos`"
+
+
+def test_every_language_is_looked_at() -> None:
+    assert {path.stem for path in PROTOS.glob("*.proto")} == set(NAMES)
 
 
 def test_nothing_else_is_generated() -> None:
@@ -28,8 +39,10 @@ def test_nothing_else_is_generated() -> None:
     assert committed == set(_generated())
 
 
-def test_the_types_name_what_the_module_has() -> None:
-    typed = ast.parse((PROTOS / "inference.pyi").read_text())
+@pytest.mark.parametrize("module", MODULES, ids=NAMES)
+def test_the_types_name_what_the_module_has(module: ModuleType) -> None:
+    name = module.__name__.removeprefix("protos.")
+    typed = ast.parse((PROTOS / f"{name}.pyi").read_text())
     names = {node.name for node in typed.body if isinstance(node, ast.ClassDef)}
     names |= {
         node.target.id
@@ -37,7 +50,7 @@ def test_the_types_name_what_the_module_has() -> None:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
     }
     assert names
-    assert {name for name in vars(inference) if name[0].isupper()} - {"Language"} == names
+    assert {name for name in vars(module) if name[0].isupper()} - {"Language"} == names
 
 
 def test_what_the_types_call_read_only_is_read_only() -> None:

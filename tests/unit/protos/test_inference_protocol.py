@@ -86,12 +86,14 @@ def test_every_call_is_the_one_that_tritonclient_makes() -> None:
     for name, method in inference.GRPCInferenceService.items():
         assert method.name == name
         assert method.path == f"/inference.GRPCInferenceService/{name}"
-        assert method.request is getattr(inference, f"{name}Request")
+        request = "ModelInferRequest" if name == "ModelStreamInfer" else f"{name}Request"
+        assert method.request is getattr(inference, request)
         assert method.reply is getattr(inference, f"{name}Response")
-        assert theirs[name].input_type.full_name == f"inference.{name}Request"
+        assert theirs[name].input_type.full_name == f"inference.{request}"
         assert theirs[name].output_type.full_name == f"inference.{name}Response"
-        assert not theirs[name].client_streaming
-        assert not theirs[name].server_streaming
+        descriptor = OURS.services_by_name["GRPCInferenceService"].methods_by_name[name]
+        assert descriptor.client_streaming == theirs[name].client_streaming
+        assert descriptor.server_streaming == theirs[name].server_streaming
 
 
 def test_the_module_names_every_message_and_value_of_the_protocol() -> None:

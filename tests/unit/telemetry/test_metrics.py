@@ -10,7 +10,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.core.admission import Admission, AdmissionLimits
 from gateway.core.batch import Batch, BatchReason
-from gateway.telemetry.metrics import FrontMetrics, LaneMetrics, Metrics
+from gateway.telemetry.metrics import (
+    MAX_RETIRED_VERSIONS,
+    FrontMetrics,
+    LaneMetrics,
+    Metrics,
+    NullLaneMetrics,
+)
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -48,7 +54,9 @@ def scraped() -> Scraped:
     return Scraped()
 
 
-def ran(lane: LaneMetrics, rows: int, *, inline: bool = True, run_s: float = 0.001) -> None:
+def ran(
+    lane: LaneMetrics | NullLaneMetrics, rows: int, *, inline: bool = True, run_s: float = 0.001
+) -> None:
     batch: Batch[Any] = Batch(None, 10.0)
     batch.rows = rows
     batch.reason = BatchReason.FULL
@@ -70,6 +78,8 @@ def test_every_metric_has_its_name_and_type_before_anything_happens(scraped: Scr
         "headrace_late_answers": "counter",
         "headrace_infer_calls": "counter",
         "headrace_http_infer_paths": "counter",
+        "headrace_key_calls": "counter",
+        "headrace_traces": "counter",
         "headrace_inflight_requests": "gauge",
         "headrace_inflight_bytes": "gauge",
         "headrace_connections": "gauge",
@@ -176,6 +186,12 @@ def test_calls_are_counted_by_protocol_and_outcome(scraped: Scraped) -> None:
     assert scraped.value("headrace_http_infer_paths_total", ("path", "fast_lane")) == 2
 
 
+def test_traces_are_counted_where_there_are_any(scraped: Scraped) -> None:
+    scraped.metrics.traces = lambda: {"taken": 3, "over_limit": 1}
+    assert scraped.value("headrace_traces_total", ("outcome", "taken")) == 3
+    assert scraped.value("headrace_traces_total", ("outcome", "over_limit")) == 1
+
+
 def test_fronts_start_at_nothing() -> None:
     fronts = FrontMetrics()
     assert not fronts.calls
@@ -216,3 +232,52 @@ def test_counters_never_fall(scraped: Scraped) -> None:
         after = scraped.samples()
         assert all(after[series] >= value for series, value in before.items())
         before = after
+
+
+# -- versions that come and go --------------------------------------------------------------------
+
+
+def test_a_version_that_is_loaded_again_goes_on_counting(scraped: Scraped) -> None:
+    scraped.metrics.lane("m", "1").late_answer()
+    scraped.metrics.retire("m", "1")
+    scraped.metrics.lane("m", "1").late_answer()
+    name = "headrace_late_answers_total"
+    assert scraped.value(name, *LANE) == 2
+    assert scraped.text().count(name + "{") == 1
+
+
+def test_a_version_stays_while_one_of_its_two_lanes_is_left(scraped: Scraped) -> None:
+    metrics = scraped.metrics
+    metrics.lane("m", "1")
+    metrics.lane("m", "1")
+    metrics.retire("m", "1")
+    for number in range(2 * MAX_RETIRED_VERSIONS):
+        metrics.lane("other", str(number))
+        metrics.retire("other", str(number))
+    assert ("m", "1") in {one.labels for one in metrics.lanes}
+    assert [one.name for one in metrics.statistics(0.0)] == ["m"]
+
+
+def test_versions_that_went_are_shown_up_to_a_limit_the_oldest_go_first(scraped: Scraped) -> None:
+    metrics = scraped.metrics
+    for number in range(MAX_RETIRED_VERSIONS + 2):
+        metrics.lane("m", str(number))
+        metrics.retire("m", str(number))
+        if number == 1:
+            metrics.lane("m", "0")  # it came back: now it may not be forgotten
+    shown = {one.labels[1] for one in metrics.lanes}
+    assert len(shown) == MAX_RETIRED_VERSIONS + 1
+    assert "0" in shown
+    assert "1" not in shown
+
+
+def test_nothing_is_kept_where_nothing_is_to_be_measured() -> None:
+    metrics = Metrics(Admission(AdmissionLimits()), measure_lanes=False)
+    lane = metrics.lane("m", "1")
+    ran(lane, 4)
+    lane.answered([(0.0, 0.1)], 0.2, 0.3, 0.4)
+    lane.shed("expired", 1)
+    lane.late_answer()
+    metrics.retire("m", "1")
+    assert not metrics.lanes
+    assert not metrics.statistics(0.0)

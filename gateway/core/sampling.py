@@ -1,0 +1,100 @@
+"""Which requests are traced.
+
+The caller's ``traceparent`` (W3C Trace Context) decides where there is one; of the other calls a share is picked, and a
+ceiling per second bounds what both together may cost. ``now`` and random numbers come in, answers go out. It must never
+draw a number for a request that is not picked: the distance to the next one is drawn instead.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from math import inf, log, log1p
+
+import msgspec
+
+SMALLEST_RATIO = 1e-12
+"""Less counts as nothing."""
+
+_TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+
+
+class TraceParent(msgspec.Struct, frozen=True):
+    """The caller's span. Without one, both ids are 0."""
+
+    trace_id: int
+    span_id: int
+    sampled: bool
+
+
+NO_PARENT = TraceParent(0, 0, True)
+
+
+def parse_traceparent(header: bytes) -> TraceParent | None:
+    """The header's meaning; None for one that says nothing valid, which counts as absent."""
+    match = _TRACEPARENT.fullmatch(header)
+    if match is None or match[1] == b"ff" or (match[1] == b"00" and match[5] is not None):
+        return None
+    trace_id, span_id = int(match[2], 16), int(match[3], 16)
+    if not trace_id or not span_id:
+        return None
+    return TraceParent(trace_id, span_id, bool(int(match[4], 16) & 1))
+
+
+class Sampler:
+    """Says for each call whether it is traced."""
+
+    __slots__ = (
+        "_allowance",
+        "_draw",
+        "_last_s",
+        "_left",
+        "_max_per_s",
+        "_ratio",
+        "over_limit",
+        "taken",
+    )
+
+    def __init__(self, ratio: float, max_per_s: float, draw: Callable[[], float]) -> None:
+        """``ratio`` of the calls without a parent, at most ``max_per_s`` in all; ``draw`` gives numbers in [0, 1)."""
+        self._ratio = ratio
+        self._max_per_s = max_per_s
+        self._draw = draw
+        self._left = self._gap()
+        self._allowance = max(1.0, max_per_s) if max_per_s else 0.0
+        self._last_s = inf
+        self.taken = 0
+        self.over_limit = 0
+        """Calls that were to be traced and were not, for the ceiling's sake."""
+
+    def choose(self, traceparent: bytes, now: float) -> TraceParent | None:
+        """The parent of the call's trace (``NO_PARENT`` where a new one begins), or None: do not trace it."""
+        if traceparent:
+            parent = parse_traceparent(traceparent)
+            if parent is not None:
+                return parent if parent.sampled and self._is_allowed(now) else None
+        self._left -= 1.0
+        if self._left >= 0.0:
+            return None
+        self._left = self._gap()
+        return NO_PARENT if self._is_allowed(now) else None
+
+    def _gap(self) -> float:
+        """How many calls to let pass before the next: as often as if each had thrown its own dice."""
+        if self._ratio < SMALLEST_RATIO:
+            return inf
+        if self._ratio >= 1.0:
+            return 0.0
+        return log(1.0 - self._draw()) // log1p(-self._ratio)
+
+    def _is_allowed(self, now: float) -> bool:
+        if now > self._last_s:
+            grown = self._allowance + self._max_per_s * (now - self._last_s)
+            self._allowance = min(max(1.0, self._max_per_s), grown)
+        self._last_s = now
+        if self._allowance < 1.0:
+            self.over_limit += 1
+            return False
+        self._allowance -= 1.0
+        self.taken += 1
+        return True

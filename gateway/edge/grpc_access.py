@@ -1,0 +1,86 @@
+"""Access over gRPC: whose key came with a call, what it may ask, and what a call was in the end.
+
+The three kinds of calls (one message, a stream, the reference front) ask here, so that they agree. A call is refused
+with its headers, before its message is received. Health stays open: who watches over processes has no key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import DecodeError
+
+from gateway.edge.access import KeyHolder
+from gateway.edge.grpc_methods import INFER_PATH, SERVICE, STREAM_PATH, Method
+from gateway.errors import HeadraceError, invalid
+from protos import inference
+
+if TYPE_CHECKING:
+    from gateway.core.quota import Quota
+    from gateway.edge.grpc_front import GrpcFront
+
+OPEN_PATHS = frozenset(
+    {
+        f"{SERVICE}ServerLive".encode(),
+        f"{SERVICE}ServerReady".encode(),
+        b"/grpc.health.v1.Health/Check",
+        b"/grpc.health.v1.Health/Watch",
+    }
+)
+"""``List`` is not among them: it names every model."""
+FOR_EVERY_KEY = f"{SERVICE}ServerMetadata".encode()
+"""What a key that is only for some models may ask besides them."""
+
+_NAMING: dict[bytes, tuple[Any, str]] = {
+    f"{SERVICE}{method}".encode(): (message, field)
+    for method, message, field in (
+        ("ModelReady", inference.ModelReadyRequest, "name"),
+        ("ModelMetadata", inference.ModelMetadataRequest, "name"),
+        ("ModelConfig", inference.ModelConfigRequest, "name"),
+        ("ModelStatistics", inference.ModelStatisticsRequest, "name"),
+        ("RepositoryModelLoad", inference.RepositoryModelLoadRequest, "model_name"),
+        ("RepositoryModelUnload", inference.RepositoryModelUnloadRequest, "model_name"),
+    )
+}
+"""Which field of a method's request names the model."""
+
+
+def holder_of(front: GrpcFront, path: bytes, headers: Mapping[bytes, bytes]) -> KeyHolder | None:
+    """Whose call it is; None where nobody is asked. Raises UNAUTHENTICATED, which is counted here."""
+    access = front.access
+    if access is None or path in OPEN_PATHS:
+        return None
+    try:
+        return access.holder(headers)
+    except HeadraceError as error:
+        if path in (INFER_PATH, STREAM_PATH):
+            front.metrics.calls["grpc", error.code.value] += 1
+            if front.access_log:
+                front.log(None, error)
+        raise
+
+
+def guarded(holder: KeyHolder, path: bytes, method: Method) -> Method:
+    """A unary method that is no prediction, for the models that the holder may ask."""
+    if not holder.is_limited_to_models or path == FOR_EVERY_KEY:
+        return method
+
+    def only_allowed(message: bytes) -> Any:
+        kind, field = _NAMING.get(path, (None, ""))
+        try:
+            holder.allow("" if kind is None else getattr(kind.FromString(message), field))
+        except DecodeError:
+            raise invalid(
+                "the message is not a valid protobuf of the method's request type"
+            ) from None
+        return method(message)
+
+    return only_allowed
+
+
+def ended(front: GrpcFront, holder: KeyHolder, quota: Quota | None, outcome: str) -> None:
+    """A prediction has its outcome: "ok" or an error code. Its place in the quota, if it got one, is free again."""
+    front.metrics.key_calls[holder.name, outcome] += 1
+    if quota is not None:
+        quota.leave()

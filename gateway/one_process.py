@@ -1,0 +1,85 @@
+"""A gateway in one process: load, serve until a signal, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import sys
+from collections.abc import Callable
+
+from backends.errors import RepositoryError
+from backends.manager import Progress
+from foundation.access import AccessError
+from gateway.app import Gateway
+from gateway.edge.listeners import ListenError
+from gateway.terminal import (
+    STOPPED,
+    STOPPED_WHILE_LOADING,
+    STOPPING,
+    announce,
+    watch_signals,
+)
+
+GC_ALLOCATIONS_PER_SWEEP = 20_000
+"""Requests make no reference cycles; Python's default of 700 allocations would sweep every few of them."""
+
+
+class LoadingStopped(BaseException):
+    """Ends a load that nobody wants any more; no ``Exception``, which would count as the model's failure."""
+
+
+async def serve(gateway: Gateway, say: Callable[[str], None]) -> int:
+    """The whole life of the process; its exit code."""
+    stop, force = watch_signals()
+    loop = asyncio.get_running_loop()
+
+    def tell(progress: Progress) -> None:
+        if stop.is_set():  # between two steps of a load, on the loading thread
+            raise LoadingStopped
+        if line := describe(progress):
+            loop.call_soon_threadsafe(say, line)
+
+    try:
+        repository = await gateway.load(tell)
+        await asyncio.sleep(0)
+        for bad in repository.desired.problems:  # what could not even be tried
+            say(f"{'/'.join(filter(None, (bad.name, bad.version)))} REFUSED: {bad.reason}")
+        if stop.is_set():
+            return 0
+        gateway.build()
+        await gateway.open()
+    except LoadingStopped:
+        say(STOPPED_WHILE_LOADING)
+        return 0
+    except (RepositoryError, ListenError, AccessError) as error:
+        print(f"headrace: {error}", file=sys.stderr)
+        return 2
+    calm_garbage_collection()
+    announce(gateway.addresses, gateway.serving.table.statuses, say)
+    await stop.wait()
+    say(STOPPING)
+    clean = await gateway.stop(force=force)
+    say(STOPPED[clean])
+    if not gateway.serving.idle:
+        # A batch still runs on its thread, and the interpreter cannot end beneath it: the process would abort.
+        sys.stderr.flush()
+        os._exit(0)
+    return 0
+
+
+def calm_garbage_collection() -> None:
+    """What was made up to now stays for good, and sweeps come seldom: once everything is loaded."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS_PER_SWEEP, 20, 50)
+
+
+def describe(progress: Progress) -> str:
+    """A line for the person at the terminal, or nothing for what is over in a moment."""
+    where = f"[{progress.position}/{progress.total}] {progress.name}/{progress.version}"
+    if progress.stage == "ready":
+        return f"{where} loaded"
+    if progress.stage == "refused":
+        return f"{where} REFUSED: {progress.reason}"
+    return ""

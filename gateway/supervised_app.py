@@ -1,0 +1,103 @@
+"""The composition root of an instance with several workers: sockets, supervisor, admin port.
+
+The supervisor's process loads no models and takes no predictions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from gateway.edge import admin, tls
+from gateway.edge.access import open_access
+from gateway.edge.data_ports import (
+    GRPC,
+    HTTP,
+    check_grpcio,
+    claim_paths,
+    give_back_paths,
+    wrap_admin,
+)
+from gateway.edge.listeners import HttpServer, claim_shared, listen
+from gateway.messages import ModelStatus
+from gateway.settings import GatewaySettings
+from gateway.supervisor.seat import Listeners
+from gateway.supervisor.supervisor import Supervisor
+
+
+class SupervisedGateway:
+    """Several workers and the one who speaks for them: ``start``, then ``stop``."""
+
+    def __init__(self, settings: GatewaySettings, version: str, say: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._version = version
+        self._say = say
+        self._held: list[socket.socket] = []
+        self._paths: dict[str, socket.socket] = {}
+
+    async def start(self) -> list[ModelStatus]:
+        """Everything up and serving; the index. Raises ``ListenError``, ``AccessError`` and ``StartError``.
+
+        What is wrong with certificates and keys is found here, once, and not by every worker.
+        """
+        settings, server = self._settings, self._settings.server
+        check_grpcio(settings)
+        certificates = tls.load(settings.tls)
+        open_access(settings)
+        admin_socket = listen(server.host_of("admin"), server.admin_port, "--admin-port")
+        self._held.append(admin_socket)
+        try:
+            listeners = self._claim()
+        except BaseException:
+            for one in self._held:
+                one.close()
+            raise
+        self._supervisor = supervisor = Supervisor(settings, self._version, listeners, self._say)
+        address, listener = wrap_admin(admin_socket, settings, certificates)
+        self._admin_server = HttpServer(
+            admin.build(supervisor, self._version),
+            [listener],
+            protocol="httptools",
+            keep_alive_s=settings.http.keep_alive_s,
+        )
+        index = await supervisor.start()
+        supervisor.addresses["admin"] = address
+        await self._admin_server.start()
+        return index
+
+    def _claim(self) -> list[Listeners]:
+        """The sockets of every seat: one of its own for each port, the Unix sockets in common."""
+        server = self._settings.server
+        own: dict[str, list[socket.socket]] = {}
+        for name, port in ((GRPC, server.grpc_port), (HTTP, server.http_port)):
+            mark, *sockets = claim_shared(
+                server.host_of(name), port, f"--{name}-port", server.workers
+            )
+            self._held += [mark, *sockets]
+            own[name] = sockets
+        self._paths = claim_paths(self._settings)
+        self._held += self._paths.values()
+        return [
+            {name: sockets[seat] for name, sockets in own.items()} | self._paths
+            for seat in range(server.workers)
+        ]
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Where everything is."""
+        return self._supervisor.addresses
+
+    async def abandon(self) -> None:
+        """The end of an instance that never served."""
+        await self._supervisor.abandon()
+        give_back_paths(self._settings, self._paths)
+
+    async def stop(self, force: asyncio.Event) -> bool:
+        """Drain every worker; True when all calls inside were answered."""
+        clean = await self._supervisor.stop(force)
+        give_back_paths(self._settings, self._paths)
+        await self._admin_server.stop(1.0)
+        for one in self._held:
+            one.close()
+        return clean

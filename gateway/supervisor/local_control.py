@@ -1,0 +1,296 @@
+"""The repository of one process: what lies in the folder, what is loaded, and how one becomes the other.
+
+Models are opened, probed and warmed on a thread of their own and swapped in on the loop, in two steps, so that several
+workers can swap together or not at all. It must never take a version away before its successor is ready, and never
+answer before what it answers is true.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from backends.changes import Changes, VersionKey, changes
+from backends.errors import RepositoryError
+from backends.fingerprint import current_fingerprint
+from backends.manager import LoadedModel, Loader, RepositoryState
+from backends.repository import (
+    Desired,
+    DesiredVersion,
+    Problem,
+    scan_model,
+    scan_repository,
+)
+from gateway.core.statistics import VersionStatistics
+from gateway.errors import ErrorCode, HeadraceError, invalid
+from gateway.messages import ModelStatus
+from gateway.settings import RepositorySettings
+from gateway.supervisor.control_mode import refuse_unless_explicit
+
+logger = logging.getLogger("headrace.repository")
+
+MAX_NAME_CHARACTERS = 256
+
+
+class Swapper(Protocol):
+    """What serves the versions; callbacks come on the loop."""
+
+    def swap_in(self, model: LoadedModel, on_replaced_gone: Callable[[], None]) -> None: ...
+    def retire(self, name: str, version: str, on_gone: Callable[[], None]) -> None: ...
+    def set_statuses(self, statuses: Iterable[ModelStatus]) -> None: ...
+    def statistics(self) -> list[VersionStatistics]: ...
+
+
+class _Prepared(NamedTuple):
+    """A change that is ready: loaded and warm, and not yet served."""
+
+    state: RepositoryState
+    arriving: tuple[LoadedModel, ...]
+    leaving: tuple[tuple[str, str], ...]
+    failed: tuple[Problem, ...]
+
+
+class LocalControl:
+    """Fills the port ``RepositoryControl`` for one process; the supervisor calls the steps instead."""
+
+    def __init__(
+        self,
+        settings: RepositorySettings,
+        state: RepositoryState,
+        loader: Loader,
+        swapper: Swapper,
+        *,
+        drain_timeout_s: float,
+    ) -> None:
+        self._settings = settings
+        self._root = Path(settings.models)
+        self._state = state
+        self._loader = loader
+        self._swapper = swapper
+        self._drain_timeout_s = drain_timeout_s
+        self._change = asyncio.Lock()
+        self._prepared: _Prepared | None = None
+        self._look = state.desired
+
+    # -- the port ---------------------------------------------------------------------------------
+
+    async def index(self) -> list[ModelStatus]:
+        return statuses_of(self._state)
+
+    async def load(self, model: str) -> None:
+        refuse_unless_explicit(self._settings)
+        async with self._change:
+            await self.prepare_load(model)
+            self.commit()
+
+    async def unload(self, model: str) -> None:
+        refuse_unless_explicit(self._settings)
+        async with self._change:
+            await self.drop(model)
+
+    async def statistics(self, model: str, version: str) -> list[VersionStatistics]:
+        found = [
+            one
+            for one in self._swapper.statistics()
+            if model in ("", one.name) and version in ("", one.version)
+        ]
+        if model and not found:
+            what = f"model '{model}'" + (f" version '{version}'" if version else "")
+            raise HeadraceError(ErrorCode.NOT_FOUND, f"{what} has not been served: no statistics")
+        return found
+
+    # -- in steps ---------------------------------------------------------------------------------
+
+    async def prepare_load(self, model: str) -> None:
+        """Load what the folder has of a model now. Raises with the reason when any of it cannot be served."""
+        if not model or len(model) > MAX_NAME_CHARACTERS:
+            raise invalid("a model's name has 1 to 256 characters")
+        self._prepared = None
+        prepared = await asyncio.to_thread(self._prepare_one, model)
+        if prepared.failed:
+            self._show(prepared)
+            problem = prepared.failed[0]
+            where = "/".join(filter(None, (problem.name, problem.version)))
+            raise invalid(f"failed to load '{where}': {problem.reason}")
+        self._prepared = prepared
+
+    async def prepare_refresh(self) -> None:
+        """Load what changed in the folder and has come to rest since. One bad model stops no other."""
+        self._prepared = None
+        try:
+            self._prepared = await asyncio.to_thread(self._prepare_all)
+        except RepositoryError as error:  # an unmounted disk, for one: what is served stays
+            raise HeadraceError(ErrorCode.NOT_READY, str(error)) from None
+
+    def commit(self) -> None:
+        """Serve what was prepared. Versions that it replaces finish what they have, then go."""
+        prepared, self._prepared = self._prepared, None
+        if prepared is None:
+            return
+        for arriving in prepared.arriving:
+            self._swapper.swap_in(arriving, _nothing)
+            logger.info("serving", extra={"model": arriving.name, "version": arriving.version})
+        for name, version in prepared.leaving:
+            self._swapper.retire(name, version, _nothing)
+            logger.info("no longer serving", extra={"model": name, "version": version})
+        self._show(prepared)
+
+    def abort(self) -> None:
+        """Forget what was prepared."""
+        self._prepared = None
+
+    async def drop(self, model: str) -> None:
+        """Stop serving a model; returns once its last caller has left."""
+        versions = [one.version for one in self._state.loaded if one.name == model]
+        if not versions:
+            if any(status.name == model for status in statuses_of(self._state)):
+                return  # it is not served: so be it
+            raise HeadraceError(
+                ErrorCode.NOT_FOUND, f"unknown model '{model}': it is not in the repository"
+            )
+        await self._drop([(model, version) for version in versions])
+
+    async def _drop(self, leaving: Collection[tuple[str, str]]) -> None:
+        loop = asyncio.get_running_loop()
+        gone: list[asyncio.Future[None]] = []
+        state = self._state
+        for name, version in leaving:
+            left: asyncio.Future[None] = loop.create_future()
+            gone.append(left)
+            self._swapper.retire(name, version, partial(_set, left))
+            state = state.without(name, version)
+        self._state = state
+        self._swapper.set_statuses(statuses_of(state))
+        _, late = await asyncio.wait(gone, timeout=self._drain_timeout_s)
+        if late:
+            raise HeadraceError(
+                ErrorCode.DEADLINE_EXCEEDED,
+                f"still draining after {self._drain_timeout_s:g} s; it takes no new calls",
+            )
+
+    async def catch_up(self, served: Mapping[str, list[str]]) -> None:
+        """Serve exactly what the other workers serve, whatever lies in the folder by now."""
+        async with self._change:
+            have = {(one.name, one.version) for one in self._state.loaded}
+            want = {(name, version) for name, versions in served.items() for version in versions}
+            prepared = await asyncio.to_thread(self._prepare_exactly, sorted(want - have))
+            for problem in prepared.failed:
+                logger.error(
+                    "the other workers serve it, this one cannot: %s",
+                    problem.reason,
+                    extra={"model": problem.name, "version": problem.version},
+                )
+            self._prepared = prepared
+            self.commit()
+            if have - want:
+                await self._drop(sorted(have - want))
+
+    async def poll(self) -> None:
+        """Look at the folder again and again, for ever."""
+        while True:
+            await asyncio.sleep(self._settings.poll_interval_s)
+            try:
+                async with self._change:
+                    await self.prepare_refresh()
+                    self.commit()
+            except HeadraceError as error:
+                logger.warning("the repository cannot be read: %s", error.message)
+
+    # -- on the loading thread --------------------------------------------------------------------
+
+    def _prepare_one(self, name: str) -> _Prepared:
+        try:
+            model, problems = scan_model(self._root, name)
+        except RepositoryError as error:
+            raise HeadraceError(ErrorCode.NOT_READY, str(error)) from None
+        if model is None and not problems:
+            raise HeadraceError(
+                ErrorCode.NOT_FOUND, f"unknown model '{name}': it is not in the repository"
+            )
+        desired = self._state.desired.with_model(name, model, problems)
+        prepared = self._attempt(desired, changes(desired, self._state, only=(name,)))
+        whole = [one for one in problems if not prepared.arriving or not one.version]
+        return prepared._replace(failed=(*whole, *prepared.failed))
+
+    def _prepare_all(self) -> _Prepared:
+        before, self._look = self._look, scan_repository(self._root, before=self._look)
+        return self._attempt(self._look, changes(self._look, self._state, before=before))
+
+    def _attempt(self, desired: Desired, wanted: Changes) -> _Prepared:
+        state = self._state.with_desired(desired)
+        arriving: list[LoadedModel] = []
+        failed: list[Problem] = []
+        for key in wanted.load:
+            model = desired.find(key.name)
+            version = model.find(key.version) if model is not None else None
+            assert model is not None, key
+            assert version is not None, key
+            outcome = self._loader.attempt(model, version, _log_stage(key))
+            state = state.with_outcome(outcome)
+            if isinstance(outcome, Problem):
+                failed.append(outcome)
+            else:
+                arriving.append(outcome)
+        bad = {one.name for one in failed}
+        leaving = [(key.name, key.version) for key in wanted.unload if key.name not in bad]
+        for name, number in leaving:
+            state = state.without(name, number)
+        return _Prepared(state, tuple(arriving), tuple(leaving), tuple(failed))
+
+    def _prepare_exactly(self, versions: list[tuple[str, str]]) -> _Prepared:
+        state = self._state
+        arriving: list[LoadedModel] = []
+        failed: list[Problem] = []
+        for name, version in versions:
+            outcome = self._attempt_exactly(name, version)
+            state = state.with_outcome(outcome)
+            if isinstance(outcome, Problem):
+                failed.append(outcome)
+            else:
+                arriving.append(outcome)
+        return _Prepared(state, tuple(arriving), (), tuple(failed))
+
+    def _attempt_exactly(self, name: str, version: str) -> LoadedModel | Problem:
+        """A version that the policy need not want any more."""
+        try:
+            model, problems = scan_model(self._root, name)
+            if model is None:
+                return Problem(name, version, problems[0].reason if problems else "it is gone")
+            folder = self._root / name / version
+            path = folder / model.versions[0].path.name
+            found = DesiredVersion(version, path, current_fingerprint(folder))
+        except (RepositoryError, OSError) as error:
+            return Problem(name, version, str(error))
+        return self._loader.attempt(model, found, _log_stage(VersionKey(name, version, "")))
+
+    def _show(self, prepared: _Prepared) -> None:
+        self._state = prepared.state
+        self._swapper.set_statuses(statuses_of(prepared.state))
+
+
+def statuses_of(state: RepositoryState) -> list[ModelStatus]:
+    """The repository index as the gateway knows it."""
+    return [ModelStatus(one.name, one.version, one.state, one.reason) for one in state.index()]
+
+
+def _log_stage(key: VersionKey) -> Callable[[Any, str], None]:
+    def report(stage: Any, reason: str) -> None:
+        if stage == "refused":
+            logger.error(
+                "cannot be served: %s", reason, extra={"model": key.name, "version": key.version}
+            )
+
+    return report
+
+
+def _nothing() -> None:
+    return None
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,208 @@
+"""One worker of several: serves the data ports with sockets that the supervisor made, and does what it is told.
+
+Started by the supervisor with the number of the control socket as its only argument. It ends by draining: when it is
+told to, on SIGTERM, and when the supervisor has gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+import msgspec
+import uvloop
+
+from backends.errors import RepositoryError
+from backends.manager import Progress
+from foundation.access import AccessError
+from gateway.app import Gateway
+from gateway.edge.listeners import ListenError
+from gateway.errors import ErrorCode, HeadraceError
+from gateway.one_process import LoadingStopped, calm_garbage_collection, describe
+from gateway.settings import GatewaySettings
+from gateway.supervisor.channel import Channel, ChannelClosedError
+from gateway.supervisor.merge import families_of, plain
+from gateway.supervisor.remote_control import RemoteControl
+from gateway.telemetry.logs import configure
+
+logger = logging.getLogger("headrace.worker")
+
+WRONG_START = 2
+
+
+class Worker:
+    """The worker's side of the control socket."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._channel = Channel(control, self._handle)
+        self._stop, self._force = asyncio.Event(), asyncio.Event()
+        self._told_to_stop = False
+        self._gateway: Gateway | None = None
+        self._is_open = False
+        self._exit_code = 0
+        self._hand: socket.socket | None = None
+        self._arrivals: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> int:
+        """Serve until told to stop; the exit code."""
+        self._loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        self._loop.add_signal_handler(signal.SIGINT, self._stop.set)
+        await self._channel.open()
+        listening = asyncio.create_task(self._listen())
+        await self._stop.wait()
+        if self._is_open:
+            await self._drain()
+        listening.cancel()
+        return self._exit_code
+
+    async def _listen(self) -> None:
+        await self._channel.run()
+        if not self._stop.is_set():
+            logger.error("the supervisor has gone; draining")
+        self._stop.set()
+
+    async def _drain(self) -> None:
+        gateway = self._gateway
+        assert gateway is not None
+        if self._hand is not None:
+            self._loop.remove_reader(self._hand.fileno())
+        clean = await gateway.stop(
+            force=self._force,
+            hand_over=not self._told_to_stop,
+            on_closed=lambda: self._channel.tell("closed") if self._told_to_stop else None,
+        )
+        with contextlib.suppress(ChannelClosedError, TimeoutError, HeadraceError):
+            await self._channel.call("stopped", clean, timeout_s=1.0)
+        if not gateway.serving.idle:
+            # A batch still runs on its thread, and the interpreter cannot end beneath it: the process would abort.
+            sys.stderr.flush()
+            os._exit(0)
+
+    # -- what the supervisor asks -----------------------------------------------------------------
+
+    async def _handle(self, method: str, value: Any) -> Any:
+        if method == "load":
+            return await self._load(value)
+        if method == "stop":
+            self._told_to_stop = True
+            self._stop.set()
+            return None
+        if method == "force":
+            self._force.set()
+            return None
+        gateway = self._gateway
+        if gateway is None:
+            raise HeadraceError(ErrorCode.NOT_READY, "the worker is loading")
+        if method == "open":
+            await gateway.open()
+            self._is_open = True
+            self._receive_connections()
+            calm_garbage_collection()
+            return gateway.addresses
+        if method == "metrics":
+            return plain(families_of(gateway.registry))
+        if method == "snapshot":
+            return gateway.snapshot()
+        if method == "ready":
+            return gateway.info.ready()
+        return await self._repository(gateway, method, value)
+
+    async def _repository(self, gateway: Gateway, method: str, value: Any) -> Any:
+        repository = gateway.local_control
+        if method == "index":
+            return msgspec.to_builtins(await repository.index())
+        if method == "statistics":
+            return msgspec.to_builtins(await repository.statistics(*value))
+        if method == "prepare_load":
+            return await repository.prepare_load(value)
+        if method == "prepare_refresh":
+            return await repository.prepare_refresh()
+        if method == "commit":
+            return repository.commit()
+        if method == "abort":
+            return repository.abort()
+        if method == "unload":
+            return await repository.drop(value)
+        if method == "catch_up":
+            return await repository.catch_up(value)
+        raise HeadraceError(ErrorCode.UNIMPLEMENTED, f"no such control call: {method}")
+
+    async def _load(self, boot: dict[str, Any]) -> None:
+        settings = msgspec.convert(boot["settings"], GatewaySettings)
+        configure(settings.telemetry.log_level, settings.telemetry.log_format, worker=boot["seat"])
+        gateway = Gateway(
+            settings,
+            boot["version"],
+            listeners={
+                name: socket.socket(fileno=number) for name, number in boot["listeners"].items()
+            },
+            control=RemoteControl(self._channel),
+        )
+        self._hand = socket.socket(fileno=boot["hand"])
+
+        def tell(progress: Progress) -> None:
+            if self._stop.is_set():  # between two steps of a load, on the loading thread
+                raise LoadingStopped
+            if line := describe(progress):
+                self._loop.call_soon_threadsafe(self._channel.tell, "say", line)
+
+        try:
+            repository = await gateway.load(tell, serve=boot["serve"])
+        except LoadingStopped:
+            raise HeadraceError(ErrorCode.NOT_READY, "stopped while loading") from None
+        except (RepositoryError, ListenError, AccessError) as error:
+            print(f"headrace: {error}", file=sys.stderr)
+            self._exit_code = WRONG_START
+            self._stop.set()
+            raise HeadraceError(ErrorCode.INVALID_ARGUMENT, str(error)) from None
+        for bad in repository.desired.problems:  # what could not even be tried
+            where = "/".join(filter(None, (bad.name, bad.version)))
+            self._channel.tell("say", f"{where} REFUSED: {bad.reason}")
+        gateway.build()
+        self._gateway = gateway
+
+    # -- connections of others --------------------------------------------------------------------
+
+    def _receive_connections(self) -> None:
+        assert self._hand is not None
+        self._hand.setblocking(False)
+        self._loop.add_reader(self._hand.fileno(), self._take)
+
+    def _take(self) -> None:
+        assert self._hand is not None
+        assert self._gateway is not None
+        try:
+            kind, numbers, _, _ = socket.recv_fds(self._hand, 1, 1)
+        except OSError:
+            return
+        if not kind:
+            self._loop.remove_reader(self._hand.fileno())
+            return
+        for number in numbers:
+            protocol = "http" if kind == b"h" else "grpc"
+            accepted = socket.socket(fileno=number)
+            arrival = asyncio.create_task(self._gateway.adopt(protocol, accepted))
+            self._arrivals.add(arrival)
+            arrival.add_done_callback(self._arrivals.discard)
+
+
+async def _main(control_fd: int) -> int:
+    return await Worker(socket.socket(fileno=control_fd)).run()
+
+
+def main() -> None:
+    """The process."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        code = runner.run(_main(int(sys.argv[1])))
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

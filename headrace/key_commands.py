@@ -1,0 +1,171 @@
+"""``headrace key``: makes, lists and revokes API keys. Thin: ``foundation/access.py`` knows how.
+
+A key is shown once, by ``create``, on standard output and alone in its line, so that it can be piped. Nothing here may
+keep it or show it again.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, date, datetime, time
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import msgspec
+import typer
+
+from foundation.access import AccessError, ApiKey, add_key, new_key, read_keys, remove_key
+from foundation.settings import SettingsError, load
+from gateway.settings import GatewaySettings
+
+app = typer.Typer(
+    help="Make, list and revoke the API keys that callers of the data ports present.",
+    no_args_is_help=True,
+)
+
+File = Annotated[
+    Path | None,
+    typer.Option(
+        show_default=False,
+        help="Keys file. \\[default: access.api_keys_file of headrace.toml or the variables]",
+    ),
+]
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="For people, logs and metrics, such as checkout.")],
+    file: File = None,
+    requests_per_s: Annotated[
+        float | None, typer.Option(help="Infer calls per second, on average.")
+    ] = None,
+    burst: Annotated[
+        int | None,
+        typer.Option(help="Calls in one go after a pause. \\[default: what a second allows]"),
+    ] = None,
+    max_concurrent: Annotated[int | None, typer.Option(help="Infer calls at once.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A model that the key is for; * and ? stand for letters. May be repeated."
+        ),
+    ] = None,
+    expires: Annotated[
+        str | None, typer.Option(help="Last day (2027-06-30), or moment in UTC (2027-06-30T12:00).")
+    ] = None,
+) -> None:
+    """Make a key, add it to the file and print it: this is the only time that it can be seen.
+
+    Try it:  headrace key create checkout --file keys.toml --requests-per-s 50 --model 'fraud*'
+
+    A running gateway takes it within two seconds. Callers send it as "authorization: Bearer KEY" or "x-api-key: KEY",
+    over gRPC as metadata of the same names.
+    """
+    target = _file(file)
+    try:
+        key, presented = new_key(
+            name,
+            now=datetime.now(UTC),
+            requests_per_s=requests_per_s,
+            burst_requests=burst,
+            max_concurrent_requests=max_concurrent,
+            models=tuple(model or ()),
+            expires=None if expires is None else _moment(expires),
+        )
+        add_key(target, key)
+    except AccessError as error:
+        _fail(str(error))
+    typer.echo(presented)
+    typer.echo(f"added '{name}' (id {key.id}) to {target}: {_limits(key)}", err=True)
+    typer.echo(
+        "keep the key now, it cannot be shown again; to see all keys: headrace key list", err=True
+    )
+
+
+@app.command("list")
+def list_keys(
+    file: File = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """Show who has keys and what they may. The keys themselves are nowhere kept."""
+    target = _file(file)
+    try:
+        keys = read_keys(target)
+    except AccessError as error:
+        _fail(str(error))
+    if as_json:
+        shown = [{**msgspec.to_builtins(key), "hash": None} for key in keys]
+        for one in shown:
+            del one["hash"]
+        typer.echo(msgspec.json.encode(shown).decode())
+        return
+    now = datetime.now(UTC)
+    for key in keys:
+        state = "  EXPIRED" if key.expires is not None and key.expires <= now else ""
+        typer.echo(f"{key.name:24} {key.id}  {_limits(key)}{state}")
+    typer.echo(f"{len(keys)} key{'s' * (len(keys) != 1)} in {target}", err=True)
+
+
+@app.command()
+def revoke(
+    name_or_id: Annotated[str, typer.Argument(help="As headrace key list shows it.")],
+    file: File = None,
+) -> None:
+    """Take a key out of the file. A running gateway refuses it within two seconds."""
+    target = _file(file)
+    try:
+        key = remove_key(target, name_or_id)
+    except AccessError as error:
+        _fail(str(error))
+    typer.echo(
+        f"revoked '{key.name}' (id {key.id}) in {target}; to see who is left: headrace key list"
+    )
+
+
+def _file(given: Path | None) -> Path:
+    if given is not None:
+        return given
+    settings_file = Path("headrace.toml")
+    try:
+        settings: GatewaySettings = load(
+            GatewaySettings,
+            file=settings_file if settings_file.is_file() else None,
+            environment=os.environ,
+            overrides={},
+        )
+    except SettingsError as error:
+        _fail(str(error))
+    if not settings.access.api_keys_file:
+        _fail("say which file with --file, or set api_keys_file in [access] of headrace.toml")
+    return Path(settings.access.api_keys_file)
+
+
+def _moment(text: str) -> datetime:
+    try:
+        if len(text) == len("2027-06-30"):
+            return datetime.combine(date.fromisoformat(text), time.max, UTC).replace(microsecond=0)
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        _fail(
+            f"--expires '{text}' is neither a day such as 2027-06-30 nor a moment such as 2027-06-30T12:00"
+        )
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _limits(key: ApiKey) -> str:
+    parts: list[Any] = []
+    if key.requests_per_s is not None:
+        burst = f", {key.burst_requests} in one go" if key.burst_requests else ""
+        parts.append(f"{key.requests_per_s:g} calls/s{burst}")
+    if key.max_concurrent_requests is not None:
+        parts.append(f"{key.max_concurrent_requests} at once")
+    if key.models:
+        parts.append(f"models {', '.join(key.models)}")
+    if key.expires is not None:
+        parts.append(f"until {key.expires:%Y-%m-%d %H:%M} UTC")
+    return "; ".join(parts) or "no limits"
+
+
+def _fail(why: str) -> NoReturn:
+    typer.echo(f"headrace: {why}", err=True)
+    raise typer.Exit(2)

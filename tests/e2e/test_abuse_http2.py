@@ -1,0 +1,438 @@
+"""HTTP/2 peers that flood, drip, stall and vanish; each is bounded or cut, and somebody else is served meanwhile.
+
+``test_grpc_connections.py`` has the commoner kinds: garbage, floods of PING, SETTINGS and empty DATA, rapid reset, deaf
+readers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from hpack import Encoder
+from hyperframe.frame import (
+    ContinuationFrame,
+    DataFrame,
+    Frame,
+    GoAwayFrame,
+    HeadersFrame,
+    PriorityFrame,
+)
+
+from tests.e2e.conftest import StartServer
+from tests.support import h2_frames
+from tests.support.floods import MB, cut, dial, endured, open_files, pour
+from tests.support.h2_frames import CallFrames, opening
+from tests.support.neighbour import Neighbour
+from tests.support.raw_h2 import INFER, PREFACE, frame, infer_message
+from tests.support.server_process import ServerProcess
+from tests.support.waiting import eventually
+
+ENHANCE_YOUR_CALM = 11
+INITIAL_WINDOW_SIZE, HEADER_TABLE_SIZE = 4, 1
+LIMIT_S = 1
+SWEPT_WITHIN_S = 6.0
+LARGEST_FRAME = 16_384
+CHURN = 10_000
+
+IDENTITY = frame(infer_message("identity", bytes(16), [1, 4]))
+SLOW = frame(infer_message("slow", bytes(256), [1, 64]))
+BLOB = frame(infer_message("blob", bytes(4), [1, 1]))
+FIELDS = [
+    (":method", "POST"),
+    (":scheme", "http"),
+    (":path", INFER),
+    (":authority", "test"),
+    ("content-type", "application/grpc"),
+    ("te", "trailers"),
+]
+
+
+def goaways(heard: bytes) -> list[int]:
+    return [one.error_code for one in frames_of(heard) if isinstance(one, GoAwayFrame)]
+
+
+def frames_of(heard: bytes) -> list[Frame]:
+    return h2_frames.split(heard)[0]
+
+
+# ---- floods ----------------------------------------------------------------------------------------
+
+
+def _priorities() -> bytes:
+    made = (PriorityFrame(2 * n + 1, depends_on=0, stream_weight=5) for n in range(500))
+    return b"".join(one.serialize() for one in made)
+
+
+def _continued(piece: bytes) -> bytes:
+    return ContinuationFrame(1, data=piece).serialize()
+
+
+_HEAD = HeadersFrame(1, data=b"").serialize()
+FLOODS: dict[str, tuple[bytes, bytes]] = {
+    "priority": (b"", _priorities()),
+    "unknown frames": (b"", (b"\0\0\x08\xbb\0\0\0\0\0" + bytes(8)) * 500),
+    "goaway": (b"", GoAwayFrame(0, last_stream_id=0, error_code=0).serialize() * 500),
+    "continued fields": (_HEAD, _continued(b"\x00\x01a\x01b" * 3000)),
+    "continued value": (
+        HeadersFrame(1, data=b"\x00\x01a\x7f\x81\x7f").serialize(),
+        _continued(b"b" * 16_000),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+def test_floods_that_are_cut(server: ServerProcess, kind: str) -> None:
+    first, burst = FLOODS[kind]
+    with endured(server), dial(server.grpc) as connection:
+        connection.sendall(opening() + first)
+        was_cut, heard = pour(connection, lambda: burst, 400 * MB)
+        assert was_cut
+        assert not any(isinstance(one, HeadersFrame) for one in frames_of(heard))
+        assert set(goaways(heard)) <= {ENHANCE_YOUR_CALM}
+
+
+def test_window_updates_without_end(server: ServerProcess) -> None:
+    """They are legal, and cost a little less than sending them: nobody is held up."""
+    burst = h2_frames.window_update(0, 1) * 1000
+    with endured(server), dial(server.grpc) as connection:
+        connection.sendall(opening())
+        pour(connection, lambda: burst, 32 * MB)
+        cut(connection)
+
+
+def _calls_without_headers() -> Iterator[bytes]:
+    for number in itertools.count(1, 2):
+        made = HeadersFrame(number, data=b"")
+        made.flags |= {"END_HEADERS", "END_STREAM"}
+        yield made.serialize()
+
+
+def test_calls_without_headers(server: ServerProcess) -> None:
+    with endured(server), dial(server.grpc) as connection:
+        connection.sendall(opening())
+        calls = _calls_without_headers()
+        was_cut, heard = pour(connection, lambda: b"".join(itertools.islice(calls, 200)), 16 * MB)
+        assert was_cut
+        assert goaways(heard) in ([], [ENHANCE_YOUR_CALM])
+
+
+def test_calls_beyond_the_limit_for_ever(server: ServerProcess) -> None:
+    """Refusing is cheap, but not for nothing: a peer that never listens to the limit is cut."""
+    calls = CallFrames()
+    with endured(server), dial(server.grpc) as connection:
+        connection.sendall(opening())
+        was_cut, _ = pour(
+            connection, lambda: b"".join(calls.headers()[1] for _ in range(200)), 16 * MB
+        )
+        assert was_cut
+
+
+# ---- resets that we are made to send ---------------------------------------------------------------
+
+
+def _overflow(stream_id: int) -> bytes:
+    return h2_frames.window_update(stream_id, 2**31 - 1)
+
+
+def _zero_increment(stream_id: int) -> bytes:
+    return b"\0\0\x04\x08\0" + stream_id.to_bytes(4, "big") + bytes(4)
+
+
+def _data_after_the_end(stream_id: int) -> bytes:
+    return h2_frames.data(stream_id, b"x")
+
+
+def _depends_on_itself(stream_id: int) -> bytes:
+    return PriorityFrame(stream_id, depends_on=stream_id).serialize()
+
+
+@pytest.mark.parametrize(
+    "provoke", [_overflow, _zero_increment, _data_after_the_end, _depends_on_itself]
+)
+def test_made_to_reset(server: ServerProcess, provoke: Callable[[int], bytes]) -> None:
+    """CVE-2025-8671: work is ordered, and then the server brought to give it up. The connection goes with it."""
+    calls = CallFrames()
+
+    def burst() -> bytes:
+        pieces = []
+        for _ in range(100):
+            stream_id, call = calls.call(SLOW)
+            pieces += call, provoke(stream_id)
+        return b"".join(pieces)
+
+    with endured(server), dial(server.grpc) as connection:
+        connection.sendall(opening())
+        was_cut, _ = pour(connection, burst, 8 * MB)
+        cut(connection)
+    if provoke is not _depends_on_itself:  # which RFC 9113 made meaningless
+        assert was_cut
+
+
+def test_refusals_that_end_in_resets(server: ServerProcess) -> None:
+    """A message that is announced as too large is answered and reset: at the cost of a small call."""
+    calls = CallFrames()
+
+    def burst() -> bytes:
+        pieces = []
+        for _ in range(200):
+            stream_id, head = calls.headers()
+            pieces += head, h2_frames.data(stream_id, b"\0\xff\xff\xff\xff")
+        return b"".join(pieces)
+
+    with endured(server), dial(server.grpc) as connection:
+        connection.sendall(opening())
+        pour(connection, burst, MB // 2)
+        cut(connection)
+
+
+# ---- header compression ----------------------------------------------------------------------------
+
+
+def _blocks(stream_id: int, block: bytes) -> bytes:
+    pieces = [block[at : at + LARGEST_FRAME] for at in range(0, len(block), LARGEST_FRAME)]
+    frames: list[Frame] = [HeadersFrame(stream_id, data=pieces[0])]
+    frames += [ContinuationFrame(stream_id, data=piece) for piece in pieces[1:]]
+    frames[-1].flags.add("END_HEADERS")
+    return b"".join(one.serialize() for one in frames)
+
+
+def test_a_bomb_of_header_compression(server: ServerProcess) -> None:
+    """A field of four kilobytes in the table, named again and again by one byte: sixteen megabytes a call."""
+    encoder = Encoder()
+    large = ("x-large", "a" * 3900)
+    planted = _blocks(1, encoder.encode([*FIELDS, large]))
+    bomb = encoder.encode([*FIELDS, *[large] * 4000])
+    assert len(bomb) < 8000
+    numbers = itertools.count(3, 2)
+    with endured(server, grows_bytes=8 * MB), dial(server.grpc) as connection:
+        connection.sendall(opening() + planted)
+        was_cut, heard = pour(
+            connection, lambda: b"".join(_blocks(next(numbers), bomb) for _ in range(20)), 8 * MB
+        )
+        assert was_cut
+        assert goaways(heard) in ([], [ENHANCE_YOUR_CALM])
+
+
+def test_tables_that_grow_and_shrink(server: ServerProcess) -> None:
+    """The peer moves the size of our encoder's table between nothing and four gigabytes, and asks between."""
+    calls = CallFrames()
+    sizes = itertools.cycle((0, 2**32 - 1))
+
+    def burst() -> bytes:
+        pieces = []
+        for _ in range(20):
+            pieces += h2_frames.settings({HEADER_TABLE_SIZE: next(sizes)}), calls.call(IDENTITY)[1]
+        return b"".join(pieces)
+
+    with endured(server), dial(server.grpc) as connection:
+        connection.sendall(opening())
+        pour(connection, burst, MB // 4)
+        cut(connection)
+
+
+# ---- windows ---------------------------------------------------------------------------------------
+
+
+def test_windows_that_open_and_shut(server: ServerProcess) -> None:
+    """SETTINGS that change the window of a thousand open streams, back and forth."""
+    calls = CallFrames()
+    toggle = h2_frames.settings({INITIAL_WINDOW_SIZE: 65535}) + h2_frames.settings(
+        {INITIAL_WINDOW_SIZE: 0}
+    )
+    with endured(server), dial(server.grpc) as connection:
+        connection.sendall(opening() + b"".join(calls.headers()[1] for _ in range(1000)))
+        was_cut, _ = pour(connection, lambda: toggle * 100, 200 * MB)
+        assert was_cut
+
+
+def test_an_answer_taken_byte_by_byte(server: ServerProcess) -> None:
+    """A window of one byte, opened again and again, buys one small frame for each read of ours."""
+    stream_id, call = CallFrames().call(BLOB)
+    with endured(server), dial(server.grpc) as connection:
+        connection.sendall(opening({INITIAL_WINDOW_SIZE: 0}) + call)
+        eventually("the answer waits", lambda: server.metric("headrace_inflight_requests") <= 1)
+        _, heard = pour(connection, lambda: h2_frames.window_update(stream_id, 1) * 50, 4 * MB)
+        cut(connection)
+    sizes = [len(one.data) for one in frames_of(heard) if isinstance(one, DataFrame)]
+    assert sum(sizes) <= 4 * MB // 13
+
+
+@pytest.mark.parametrize("window", ["of the stream", "of the connection"])
+def test_windows_that_stay_shut(start_server: StartServer, window: str) -> None:
+    """Answers that may not be sent wait within the limit, and not for ever."""
+    server = start_server(
+        grpc__write_stall_timeout_s=LIMIT_S, grpc__keepalive_time_s=30, grpc__keepalive_timeout_s=30
+    )
+    calls = CallFrames()
+    first = opening({INITIAL_WINDOW_SIZE: 0 if window == "of the stream" else 2**31 - 1})
+    with Neighbour(server), dial(server.grpc) as connection:
+        connection.sendall(first + b"".join(calls.call(BLOB)[1] for _ in range(8)))
+        was_cut, heard = _listen(connection, SWEPT_WITHIN_S)
+        assert was_cut
+        told = sum(len(one.data) for one in frames_of(heard) if isinstance(one, DataFrame))
+        assert told == (0 if window == "of the stream" else 65535)
+
+
+def _listen(connection: object, within_s: float) -> tuple[bool, bytes]:
+    """All that is said until the end, without answering a single frame."""
+    heard = b""
+    connection.settimeout(within_s)  # type: ignore[attr-defined]
+    until_s = time.monotonic() + within_s
+    try:
+        while time.monotonic() < until_s:
+            data = connection.recv(65536)  # type: ignore[attr-defined]
+            if not data:
+                return True, heard
+            heard += data
+    except ConnectionError:
+        return True, heard
+    except TimeoutError:
+        pass
+    return False, heard
+
+
+# ---- drips -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def strict(start_server: StartServer) -> ServerProcess:
+    """A server without patience."""
+    return start_server(
+        grpc__preface_timeout_s=LIMIT_S,
+        grpc__message_timeout_s=LIMIT_S,
+        grpc__keepalive_time_s=30,
+    )
+
+
+def test_a_preface_that_drips(strict: ServerProcess) -> None:
+    """However steadily it drips: the opening of a connection has a limited time."""
+    first = PREFACE + bytes(9)
+    with endured(strict), dial(strict.grpc) as connection:
+        _drip(connection, itertools.chain(first[:-4], itertools.repeat(0)))
+
+
+def test_a_message_that_drips(strict: ServerProcess) -> None:
+    stream_id, head = CallFrames().headers()
+    announced = b"\0" + (1000).to_bytes(4, "big")
+    with endured(strict), dial(strict.grpc) as connection:
+        connection.sendall(opening() + head + h2_frames.data(stream_id, announced))
+        until_s = time.monotonic() + SWEPT_WITHIN_S
+        heard = b""
+        connection.settimeout(0.05)
+        while time.monotonic() < until_s and not _has_ended(heard):
+            connection.sendall(h2_frames.data(stream_id, b"\0"))
+            try:
+                heard += connection.recv(65536)
+            except TimeoutError:
+                continue
+        assert _has_ended(heard)
+        cut(connection)
+
+
+def _has_ended(heard: bytes) -> bool:
+    return any(
+        isinstance(one, HeadersFrame) and "END_STREAM" in one.flags for one in frames_of(heard)
+    )
+
+
+def _drip(connection: object, pieces: Iterator[int] | object) -> None:
+    """One byte every twentieth of a second, until the server has enough."""
+    until_s = time.monotonic() + SWEPT_WITHIN_S
+    try:
+        for byte in pieces:  # type: ignore[attr-defined]
+            connection.sendall(bytes([byte]))  # type: ignore[attr-defined]
+            assert time.monotonic() < until_s, "it drips for ever"
+            time.sleep(0.05)
+    except ConnectionError:
+        return
+
+
+def test_headers_that_drip_hold_one_connection_and_no_more(strict: ServerProcess) -> None:
+    """Headers that never end are worth an idle connection: nothing was ordered yet, and their size is bounded."""
+    with endured(strict, grows_bytes=8 * MB):
+        slow = [dial(strict.grpc) for _ in range(100)]
+        for connection in slow:
+            connection.sendall(opening() + _HEAD)
+        for _ in range(20):
+            for connection in slow:
+                connection.sendall(_continued(b""))
+        assert strict.metric("headrace_inflight_requests") <= 1
+        for connection in slow:
+            cut(connection)
+
+
+# ---- connections that come, go and vanish ----------------------------------------------------------
+
+
+def test_peers_that_close_one_half(server: ServerProcess) -> None:
+    """A whole call and then FIN: what is cancelled is cancelled wholly, whatever the peer still reads."""
+    with endured(server):
+        for message in (IDENTITY, SLOW) * 20:
+            with dial(server.grpc) as connection:
+                connection.sendall(opening() + CallFrames().call(message)[1])
+                connection.shutdown(1)
+                was_cut, _ = _listen(connection, SWEPT_WITHIN_S)
+                assert was_cut
+
+
+def _churn(server: ServerProcess, times: int) -> None:
+    whole = opening() + CallFrames().call(IDENTITY)[1]
+    most = open_files(server) + 64
+    for number in range(times):
+        with dial(server.grpc) as connection:
+            kind = number % 5
+            if kind < 2:
+                connection.sendall(whole)
+                heard = b""
+                while not _has_ended(heard):
+                    heard += connection.recv(4096)
+            else:
+                connection.sendall(whole[: (kind - 2) * len(whole) // 3])
+            cut(connection)
+        if number % 1000 == 999:
+            eventually("they are let go", lambda: open_files(server) < most, within_s=10)
+
+
+def test_ten_thousand_connections_come_and_go(server: ServerProcess) -> None:
+    """Some ask and wait, some say nothing, some stop in the middle: none leaves anything behind."""
+    _churn(server, CHURN // 5)  # what an allocator keeps for the next ones, it keeps now
+    with endured(server, grows_bytes=8 * MB):
+        _churn(server, CHURN)
+
+
+# ---- chance ----------------------------------------------------------------------------------------
+
+
+def _damaged(good: bytes, chance: random.Random) -> bytes:
+    data = bytearray(good)
+    for _ in range(chance.randint(1, 6)):
+        at = chance.randrange(24, len(data))
+        if chance.random() < 0.5:
+            data[at] = chance.randrange(256)
+        elif chance.random() < 0.5:
+            del data[at]
+        else:
+            data.insert(at, chance.randrange(256))
+    return bytes(data)
+
+
+def test_calls_with_damaged_bytes(server: ServerProcess) -> None:
+    chance = random.Random(7)
+    calls = CallFrames()
+    good = opening() + b"".join(calls.call(IDENTITY)[1] for _ in range(5))
+    with endured(server):
+        for number in range(400):
+            with dial(server.grpc) as connection:
+                data = (
+                    PREFACE + chance.randbytes(200) if number % 4 == 0 else _damaged(good, chance)
+                )
+                try:
+                    connection.sendall(data)
+                    connection.shutdown(1)
+                    connection.recv(4096)
+                except ConnectionError:
+                    continue

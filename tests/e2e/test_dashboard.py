@@ -1,0 +1,182 @@
+"""The Grafana dashboard and the alert rules speak of metrics and labels that a real server has."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.core.admission import Admission, AdmissionLimits
+from gateway.errors import ErrorCode
+from gateway.telemetry.metrics import Metrics
+from tests.support.models import identity, write_model
+from tests.support.raw_http import RawHttp, floats_json, post_infer
+from tests.support.server_process import CHECKOUT, ServerProcess
+
+GRAFANA = CHECKOUT / "deploy" / "grafana"
+DASHBOARD: dict[str, Any] = json.loads((GRAFANA / "headrace.json").read_text("utf-8"))
+RULES = yaml.safe_load((GRAFANA / "alerts.yml").read_text("utf-8"))["groups"]
+PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
+OF_PROMETHEUS = {"instance", "job", "le"}
+SCRAPE_HEALTH = {"up": {"instance", "job"}}
+
+_QUOTED = re.compile(r'"[^"]*"')
+_SELECTOR = re.compile(r"\b([a-zA-Z_]\w*)\s*(?:\{([^}]*)\})?")
+_LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
+_GROUPING = re.compile(r"\b(?:by|without)\s*\(([^)]*)\)")
+_LABEL_VALUES = re.compile(r"label_values\((.*), (\w+)\)")
+_OUTCOME = re.compile(r'outcome(?:=~|!~|!=|=)"([^"]*)"')
+_WORDS = {"by", "sum", "rate", "min", "max", "count", "or", "vector", "increase", "without"}
+_WORDS |= {"histogram_quantile", "and", "unless", "on", "ignoring", "group_left"}
+
+
+def expressions() -> Iterator[tuple[str, str]]:
+    """(where, expression) of everything that Prometheus will be asked."""
+    for panel in PANELS:
+        for target in panel.get("targets", []):
+            yield f"panel {panel['title']}", target["expr"]
+    for rule in rules():
+        yield f"rule {rule['alert']}", rule["expr"]
+
+
+def rules() -> list[dict[str, Any]]:
+    return [rule for group in RULES for rule in group["rules"]]
+
+
+def series_of(expression: str) -> list[tuple[str, set[str]]]:
+    """(metric, labels that its selector names) for every selector of an expression."""
+    bare = _QUOTED.sub('""', expression)
+    bare = _GROUPING.sub("", re.sub(r"\[[^\]]*\]", "", bare))
+    return [
+        (name, set(_LABEL.findall(selector)))
+        for name, selector in _SELECTOR.findall(bare)
+        if name not in _WORDS
+    ]
+
+
+def grouped_by(expression: str) -> set[str]:
+    return {
+        label.strip()
+        for group in _GROUPING.findall(expression)
+        for label in group.split(",")
+        if label.strip()
+    }
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """The labels of every metric that a server with two workers shows, by the names of its samples."""
+    root: Path = tmp_path_factory.mktemp("models")
+    write_model(root, "identity", identity())
+    with ServerProcess(root, {"server.workers": 2}) as server:
+        with RawHttp(server.http) as connection:
+            connection.send(post_infer("identity", floats_json()))
+            assert connection.receive().status == 200
+        text = server.get_admin("/metrics")
+    found: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(text):
+        plain = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
+        for ending in plain.get(family.type, ("",)):
+            found[family.name + ending] = set()
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).update(sample.labels)
+    for declared in Metrics(Admission(AdmissionLimits())).collect():  # what has counted nothing yet
+        if declared.type == "counter":
+            found[declared.name + "_total"] |= set(getattr(declared, "_labelnames", ()))
+    return found | SCRAPE_HEALTH
+
+
+def test_every_metric_and_label_is_there(known: dict[str, set[str]]) -> None:
+    wrong = []
+    for where, expression in expressions():
+        series = series_of(expression)
+        assert series, f"{where}: no metric in {expression}"
+        for name, labels in series:
+            if name not in known:
+                wrong.append(f"{where}: there is no metric {name}")
+            elif missing := labels - known[name] - OF_PROMETHEUS:
+                wrong.append(f"{where}: {name} has no label {sorted(missing)}")
+        everything = set().union(*(known.get(name, set()) for name, _ in series))
+        if missing := grouped_by(expression) - everything - OF_PROMETHEUS:
+            wrong.append(f"{where}: nothing to group by {sorted(missing)}")
+    assert not wrong, wrong
+
+
+def test_variables_ask_for_labels_that_are_there(known: dict[str, set[str]]) -> None:
+    asked = [one for one in DASHBOARD["templating"]["list"] if one["type"] == "query"]
+    assert {"instance", "model", "version"} <= {one["name"] for one in asked}
+    for variable in asked:
+        match = _LABEL_VALUES.fullmatch(variable["query"]["query"])
+        assert match is not None, variable
+        [(name, labels)] = series_of(match[1])
+        assert {*labels, match[2]} <= known[name] | OF_PROMETHEUS, variable
+
+
+def test_variables_are_defined_where_they_are_used() -> None:
+    names = {one["name"] for one in DASHBOARD["templating"]["list"]}
+    used = set(re.findall(r"\$\{?([a-z]\w*)", json.dumps(PANELS)))
+    assert used <= names
+    assert {"datasource", "instance", "model", "version"} <= used
+    assert all(
+        panel["datasource"]["uid"] == "${datasource}" for panel in PANELS if panel["type"] != "row"
+    )
+
+
+def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
+    assert len({panel["id"] for panel in PANELS}) == len(PANELS)
+    taken: dict[tuple[int, int], int] = {}
+    for panel in PANELS:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24, panel["title"]
+        for x in range(place["x"], place["x"] + place["w"]):
+            for y in range(place["y"], place["y"] + place["h"]):
+                other = taken.setdefault((x, y), panel["id"])
+                assert other == panel["id"], f"{panel['title']} lies on panel {other}"
+
+
+def test_every_panel_says_what_it_shows() -> None:
+    for panel in PANELS:
+        if panel["type"] != "row":
+            assert panel["description"].endswith("."), panel["title"]
+            assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+            assert panel["targets"], panel["title"]
+
+
+def test_outcomes_are_those_that_calls_can_have() -> None:
+    outcomes = {"ok", "taken", "over_limit"} | {code.value for code in ErrorCode}
+    named = {
+        outcome
+        for _, expression in expressions()
+        for value in _OUTCOME.findall(expression)
+        for outcome in value.split("|")
+    }
+    assert named
+    assert named <= outcomes
+
+
+def test_every_rule_is_whole() -> None:
+    assert len({rule["alert"] for rule in rules()}) == len(rules())
+    for rule in rules():
+        assert rule["labels"]["severity"] in {"info", "warning", "critical"}, rule
+        assert rule["annotations"]["summary"], rule
+        named = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
+        left = grouped_by(rule["expr"]) or {"instance", "job", "model", "version"}
+        assert named <= left, rule
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ('sum by (le) (rate(a_bucket{x=~"b|c", le!="d"}[5m]))', [("a_bucket", {"x", "le"})]),
+        ("a_total > 0 or vector(0)", [("a_total", set())]),
+        ('sum(a{x="y{z"}) / sum without (q) (b)', [("a", {"x"}), ("b", set())]),
+    ],
+)
+def test_the_reader_of_expressions(expression: str, expected: list[tuple[str, set[str]]]) -> None:
+    assert series_of(expression) == expected

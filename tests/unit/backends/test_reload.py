@@ -1,0 +1,434 @@
+"""Repositories that change while they are served: real files, real models, no waiting."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import weakref
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from backends.changes import changes
+from backends.errors import FilesChanged, ModelLoadError
+from backends.manager import (
+    LoadedModel,
+    Loader,
+    Progress,
+    RepositoryState,
+    Stage,
+    load_repository,
+)
+from backends.repository import Desired, DesiredModel, DesiredVersion, Problem, scan_repository
+from tests.support import models
+from tests.support.models import write_model
+
+OLD, NEW = models.linear(seed=1), models.linear(seed=2)
+ROW = [np.ones((1, 32), np.float32)]
+
+
+def clock() -> Callable[[], float]:
+    ticks = count()
+    return lambda: float(next(ticks))
+
+
+def loader() -> Loader:
+    return Loader(intra_op_threads=1, clock=clock())
+
+
+def silent(_stage: Stage, _reason: str) -> None:
+    """Nobody wants to know."""
+
+
+def start(
+    root: Path,
+    only: set[str] | None = None,
+    on_progress: Callable[[Progress], None] = lambda _progress: None,
+) -> RepositoryState:
+    return load_repository(
+        root, intra_op_threads=1, clock=clock(), on_progress=on_progress, only=only
+    )
+
+
+def the_version(root: Path) -> tuple[DesiredModel, DesiredVersion]:
+    [model] = scan_repository(root).models
+    [version] = model.versions
+    return model, version
+
+
+def poll(root: Path, state: RepositoryState) -> RepositoryState:
+    """One round of a poll, as a process with one worker would do it."""
+    before, look = state.desired, scan_repository(root, before=state.desired)
+    plan = changes(look, state, before=before)
+    state = state.with_desired(look)
+    failed = set()
+    for key in plan.load:
+        model = look.find(key.name)
+        assert model is not None
+        version = model.find(key.version)
+        assert version is not None
+        outcome = loader().attempt(model, version, silent)
+        failed |= {key.name} if isinstance(outcome, Problem) else set()
+        state = state.with_outcome(outcome)
+    for key in plan.unload:
+        if key.name not in failed:
+            state = state.without(key.name, key.version)
+    return state
+
+
+def index(state: RepositoryState) -> list[str]:
+    return [f"{one.name}/{one.version} {one.state} {one.reason}".strip() for one in state.index()]
+
+
+# ---- a version that arrives -------------------------------------------------------------------
+
+
+def test_a_version_that_is_copied_in_is_loaded_once_it_is_complete(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", OLD)
+    state = start(tmp_path)
+    path = write_model(tmp_path, "m", b"", 2)
+    seen = []
+    for size_bytes in (0, 100, 200, len(NEW)):
+        path.write_bytes(NEW[:size_bytes])
+        state = poll(tmp_path, state)
+        seen.append([one.version for one in state.loaded])
+        assert not state.refused
+    assert seen == [["1"], ["1"], ["1"], ["1"]]
+    state = poll(tmp_path, state)
+    assert index(state) == ["m/2 READY", "m/1 UNAVAILABLE unloaded"]
+
+
+def test_a_copy_that_stalls_is_tried_once_told_and_tried_again_when_it_goes_on(
+    tmp_path: Path,
+) -> None:
+    write_model(tmp_path, "m", OLD)
+    state = start(tmp_path)
+    path = write_model(tmp_path, "m", NEW[:100], 2)
+    state = poll(tmp_path, state)
+    assert index(state) == ["m/2 UNAVAILABLE not loaded", "m/1 READY"]
+    state = poll(tmp_path, state)
+    failed, kept = index(state)
+    reason = "not complete; perhaps it is still being copied"
+    assert failed.startswith("m/2 UNAVAILABLE ")
+    assert failed.endswith(reason)
+    assert kept.startswith("m/1 READY version kept; load of version 2 failed: ")
+    assert kept.endswith(reason)
+    assert changes(state.desired, state, before=state.desired).load == ()
+    path.write_bytes(NEW)
+    state = poll(tmp_path, poll(tmp_path, state))
+    assert index(state) == ["m/2 READY", "m/1 UNAVAILABLE unloaded"]
+
+
+def test_a_folder_without_its_file_takes_nothing_away(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", OLD)
+    state = start(tmp_path)
+    path = write_model(tmp_path, "m", NEW, 2)
+    path.unlink()
+    state = poll(tmp_path, poll(tmp_path, state))
+    missing, kept = index(state)
+    assert missing.endswith("m/2/model.onnx is missing")
+    assert kept.startswith("m/1 READY version kept; load of version 2 failed: ")
+    path.write_bytes(NEW)
+    assert index(poll(tmp_path, poll(tmp_path, state)))[0] == "m/2 READY"
+
+
+def test_another_file_under_the_same_number_takes_its_place(tmp_path: Path) -> None:
+    path = write_model(tmp_path, "m", OLD)
+    state = start(tmp_path)
+    [before] = state.loaded
+    path.write_bytes(models.mlp(outputs=1))
+    assert poll(tmp_path, state).loaded == state.loaded
+    state = poll(tmp_path, poll(tmp_path, state))
+    [after] = state.loaded
+    assert after.sha256 != before.sha256
+    assert after.fingerprint != before.fingerprint
+    assert index(state) == ["m/1 READY"]
+
+
+def test_a_broken_file_under_the_same_number_leaves_the_old_one_ready(tmp_path: Path) -> None:
+    path = write_model(tmp_path, "m", OLD)
+    state = start(tmp_path)
+    path.write_bytes(b"<html>404 not found</html>")
+    state = poll(tmp_path, poll(tmp_path, state))
+    [told] = index(state)
+    assert told.startswith("m/1 READY version kept; reload failed: ONNX Runtime cannot open it")
+    assert state.loaded[0].backend.run(ROW)[0].shape == (1, 1)
+    path.write_bytes(OLD)
+    state = poll(tmp_path, poll(tmp_path, state))
+    assert index(state) == ["m/1 READY"]
+
+
+def test_files_that_come_back_unchanged_end_the_complaint(tmp_path: Path) -> None:
+    path = write_model(tmp_path, "m", OLD)
+    state = start(tmp_path)
+    path.rename(tmp_path / "aside")
+    path.write_bytes(b"broken")
+    state = poll(tmp_path, poll(tmp_path, state))
+    assert "kept" in index(state)[0]
+    (tmp_path / "aside").rename(path)
+    assert index(poll(tmp_path, state)) == ["m/1 READY"]
+
+
+def test_new_settings_reload_and_broken_ones_keep(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", OLD, toml="[batching]\nmax_batch_size = 8")
+    state = start(tmp_path)
+    settings = tmp_path / "m" / "model.toml"
+    settings.write_text("[batching]\nmax_batch = 16")
+    state = poll(tmp_path, poll(tmp_path, state))
+    [told] = index(state)
+    assert told.startswith("m/1 READY version kept; reload failed: ")
+    assert "unknown key `batching.max_batch`" in told
+    assert state.loaded[0].batchability.max_batch_size == 8
+    settings.write_text("[batching]\nmax_batch_size = 16")
+    state = poll(tmp_path, poll(tmp_path, state))
+    assert state.loaded[0].batchability.max_batch_size == 16
+
+
+def test_a_model_that_is_removed_goes_at_the_second_look(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", OLD)
+    write_model(tmp_path, "n", OLD)
+    state = start(tmp_path)
+    shutil.rmtree(tmp_path / "m")
+    state = poll(tmp_path, state)
+    assert [one.name for one in state.loaded] == ["m", "n"]
+    state = poll(tmp_path, state)
+    assert index(state) == ["n/1 READY"]
+
+
+def test_many_generations_do_not_lengthen_the_index(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", OLD, toml="[warmup]\nenabled = false")
+    state = start(tmp_path)
+    for number in range(2, 5):
+        write_model(tmp_path, "m", OLD, number)
+        state = poll(tmp_path, poll(tmp_path, state))
+    assert index(state) == ["m/4 READY", "m/3 UNAVAILABLE unloaded"]
+
+
+# ---- one load -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["opening", "probing", "warming"])
+def test_files_that_change_during_the_load_are_not_half_read(tmp_path: Path, stage: Stage) -> None:
+    path = write_model(tmp_path, "m", OLD)
+
+    def keep_copying(now: Stage, _reason: str) -> None:
+        if now == stage:
+            (path.parent / "weights.bin").write_bytes(b"more")
+
+    with pytest.raises(FilesChanged, match="changed while it was being loaded; load it again"):
+        loader().load(*the_version(tmp_path), keep_copying)
+    assert isinstance(loader().load(*the_version(tmp_path), silent), LoadedModel)
+
+
+def test_a_failure_amid_a_change_tells_both(tmp_path: Path) -> None:
+    path = write_model(tmp_path, "m", OLD)
+    look = the_version(tmp_path)
+    path.write_bytes(NEW[:100])
+    with pytest.raises(FilesChanged, match=r"^ONNX Runtime cannot open it: .*; its files changed"):
+        loader().load(*look, silent)
+    path.unlink()
+    with pytest.raises(FilesChanged, match=r"^model.onnx cannot be read: .*; its files changed"):
+        loader().load(*look, silent)
+
+
+@pytest.mark.parametrize("part", [0.01, 0.2, 0.5, 0.9, 0.999])
+def test_a_file_that_is_cut_short_may_still_be_copied(tmp_path: Path, part: float) -> None:
+    write_model(tmp_path, "m", NEW[: int(part * len(NEW))])
+    with pytest.raises(ModelLoadError, match="perhaps it is still being copied"):
+        loader().load(*the_version(tmp_path), silent)
+
+
+def write_weights_apart(path: Path) -> Path:
+    onnx.save(
+        onnx.load_from_string(NEW),
+        str(path),
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=8,
+    )
+    return path.with_name("weights.bin")
+
+
+@pytest.mark.parametrize("overwrite", [bytes(132), b""])
+def test_weights_that_are_overwritten_do_not_reach_what_is_served(
+    tmp_path: Path, overwrite: bytes
+) -> None:
+    weights = write_weights_apart(write_model(tmp_path, "m", b""))
+    (weights.parent / "notes.txt").write_text("not named by the model")
+    [model] = start(tmp_path).loaded
+    [before] = model.backend.run(ROW)
+    with weights.open("r+b") as file:  # in place, as cp does it
+        file.truncate(len(overwrite))
+        file.write(overwrite)
+    np.testing.assert_array_equal(model.backend.run(ROW)[0], before)
+
+
+@pytest.mark.parametrize("size_bytes", [None, 0, 100])
+def test_weights_that_are_cut_short_may_still_be_copied(
+    tmp_path: Path, size_bytes: int | None
+) -> None:
+    weights = write_weights_apart(write_model(tmp_path, "m", b""))
+    whole = weights.read_bytes()
+    weights.unlink()
+    if size_bytes is not None:
+        weights.write_bytes(whole[:size_bytes])
+    with pytest.raises(ModelLoadError, match="perhaps it is still being copied"):
+        loader().load(*the_version(tmp_path), silent)
+    weights.write_bytes(whole)
+    loader().load(*the_version(tmp_path), silent)
+
+
+def test_a_load_ends_between_two_steps_when_nobody_wants_it(tmp_path: Path) -> None:
+    class NotWantedAnyMore(BaseException):
+        pass
+
+    def stop(stage: Stage, _reason: str) -> None:
+        if stage == "probing":
+            raise NotWantedAnyMore
+
+    write_model(tmp_path, "m", OLD)
+    with pytest.raises(NotWantedAnyMore):
+        loader().attempt(*the_version(tmp_path), stop)
+
+
+def test_a_failed_attempt_remembers_what_was_tried(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", b"")
+    model, version = the_version(tmp_path)
+    seen: list[tuple[Stage, str]] = []
+    outcome = loader().attempt(model, version, lambda *step: seen.append(step))
+    reason = "model.onnx is empty; perhaps it is still being copied"
+    assert outcome == Problem("m", "1", reason, version.fingerprint)
+    assert seen == [("opening", ""), ("refused", reason)]
+
+
+def test_a_loaded_version_knows_what_it_came_from(tmp_path: Path) -> None:
+    path = write_model(tmp_path, "m", OLD)
+    model, version = the_version(tmp_path)
+    found = loader().load(model, version, silent)
+    assert (found.path, found.fingerprint) == (path, version.fingerprint)
+
+
+def test_a_session_goes_with_the_last_reference_to_it(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", OLD)
+    state = start(tmp_path)
+    alive = weakref.ref(state.loaded[0].backend)
+    gc.disable()  # no collector may have to come by: the process sweeps seldom
+    try:
+        run = state.loaded[0].backend.run
+        state = state.without("m", "1")
+        assert run(ROW)
+        assert alive() is not None, "somebody still runs it"
+        del run
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+# ---- the start, and what is asked for by name -----------------------------------------------------
+
+
+def test_a_start_can_be_limited_to_some_models(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        write_model(tmp_path, name, OLD)
+    seen: list[Progress] = []
+    state = start(tmp_path, {"b", "missing"}, seen.append)
+    assert index(state) == [
+        "a/1 UNAVAILABLE not loaded",
+        "b/1 READY",
+        "c/1 UNAVAILABLE not loaded",
+        f"missing/ UNAVAILABLE it is not in the model repository {tmp_path}",
+    ]
+    assert {(step.name, step.position, step.total) for step in seen} == {("b", 1, 1)}
+    assert start(tmp_path, set()).loaded == ()
+
+
+def test_a_start_looks_again_at_what_changed_since_its_look(tmp_path: Path) -> None:
+    write_model(tmp_path, "a", OLD)
+    path = write_model(tmp_path, "b", OLD[:100])
+    write_model(tmp_path, "c", OLD)
+
+    def copy_meanwhile(progress: Progress) -> None:
+        if (progress.name, progress.stage) == ("a", "probing"):
+            path.write_bytes(OLD)
+            (tmp_path / "b" / "model.toml").write_text("[batching]\nmax_batch_size = 2")
+            shutil.rmtree(tmp_path / "c")
+
+    state = start(tmp_path, on_progress=copy_meanwhile)
+    assert index(state) == ["a/1 READY", "b/1 READY"]
+    assert state.loaded[1].batchability.max_batch_size == 2
+    assert changes(scan_repository(tmp_path), state).load == ()
+
+
+def test_states_do_not_change_in_place(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", OLD)
+    state = start(tmp_path)
+    [one] = state.loaded
+    state.without("m", "1")
+    state.with_refused(Problem("m", "1", "no"))
+    state.with_desired(Desired((), ()))
+    assert state.loaded == (one,)
+    assert index(state) == ["m/1 READY"]
+
+
+def test_an_unloaded_version_is_told_until_it_is_loaded_again(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", OLD)
+    state = start(tmp_path)
+    [one] = state.loaded
+    gone = state.with_refused(Problem("m", "1", "a reload failed", "x")).without("m", "1")
+    assert index(gone) == ["m/1 UNAVAILABLE unloaded"]
+    assert index(gone.with_desired(gone.desired)) == ["m/1 UNAVAILABLE unloaded"]
+    assert index(gone.with_loaded(one)) == ["m/1 READY"]
+    assert index(gone.with_desired(Desired((), ()))) == []
+
+
+# ---- config.pbtxt ---------------------------------------------------------------------------------
+
+
+def configured(root: Path, pbtxt: str, model: bytes = OLD, toml: str | None = None) -> str:
+    write_model(root, "m", model, toml=toml)
+    (root / "m" / "config.pbtxt").write_text(pbtxt)
+    [told] = index(start(root))
+    return told
+
+
+def test_what_is_ignored_in_config_pbtxt_stands_in_the_index(tmp_path: Path) -> None:
+    pbtxt = """
+    max_batch_size: 8
+    input { name: "x" data_type: TYPE_FP32 dims: 32 }
+    optimization { graph { level: 1 } }
+    model_warmup { name: "w" batch_size: 1 }
+    """
+    told = configured(tmp_path, pbtxt)
+    assert told == "m/1 READY ignored in config.pbtxt: optimization, model_warmup"
+
+
+def test_a_config_pbtxt_of_another_model_is_refused(tmp_path: Path) -> None:
+    told = configured(tmp_path, 'input { name: "x" data_type: TYPE_INT64 dims: [ -1, 32 ] }')
+    assert told == (
+        "m/1 UNAVAILABLE config.pbtxt: input 'x' has datatype INT64 there, but FP32 in the model"
+    )
+
+
+def test_a_written_zero_means_no_batches(tmp_path: Path) -> None:
+    assert configured(tmp_path, "max_batch_size: 0").endswith('batching.mode is "never"')
+
+
+def test_a_max_batch_size_is_a_cap_and_the_probe_still_decides(tmp_path: Path) -> None:
+    told = configured(tmp_path, "max_batch_size: 8", models.cumulative_sum())
+    assert told.startswith("m/1 READY not batched: rows influence each other")
+    write_model(tmp_path, "m", OLD)
+    assert start(tmp_path).loaded[0].batchability.max_batch_size == 8
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA is here"
+)
+def test_a_gpu_that_is_not_there_is_explained_and_can_be_overruled(tmp_path: Path) -> None:
+    on_gpu = "instance_group { kind: KIND_GPU }"
+    assert "It is config.pbtxt that asks for a GPU; `device" in configured(tmp_path, on_gpu)
+    assert configured(tmp_path, on_gpu, toml="[onnxruntime]\ndevice = 'cpu'") == "m/1 READY"
