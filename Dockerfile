@@ -17,7 +17,8 @@ COPY protos /protos
 FROM python:3.11-slim-bookworm AS build-cpu
 WORKDIR /opt/headrace
 COPY --from=checkout / ./
-RUN --mount=type=cache,target=/root/.cache sh scripts/setup.sh cpu production
+ENV PIP_CACHE_DIR=/var/cache/pip
+RUN --mount=type=cache,target=/var/cache/pip sh scripts/setup.sh cpu production
 RUN .venv/bin/python -m pip uninstall --quiet --yes setuptools pip
 
 
@@ -28,7 +29,8 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /opt/headrace
 COPY --from=checkout / ./
-RUN --mount=type=cache,target=/root/.cache sh scripts/setup.sh gpu production
+ENV PIP_CACHE_DIR=/var/cache/pip
+RUN --mount=type=cache,target=/var/cache/pip sh scripts/setup.sh gpu production
 RUN .venv/bin/python -m pip uninstall --quiet --yes setuptools pip
 
 

@@ -160,9 +160,13 @@ def remove_key(file: Path, name_or_id: str) -> ApiKey:
         found = [at for at, key in enumerate(keys) if name_or_id in (key.name, key.id)]
         if not found:
             known = ", ".join(key.name for key in keys) or "none"
-            raise AccessError(f"{file}: no key has the name or id '{name_or_id}'; there are: {known}")
+            raise AccessError(
+                f"{file}: no key has the name or id '{name_or_id}'; there are: {known}"
+            )
         if len(found) > 1:
-            raise AccessError(f"{file}: '{name_or_id}' is one key's name and another's id; give an id")
+            raise AccessError(
+                f"{file}: '{name_or_id}' is one key's name and another's id; give an id"
+            )
         [at] = found
         rest = _without_table(text, at)
         if _parse(file, rest) != keys[:at] + keys[at + 1 :]:

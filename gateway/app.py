@@ -299,6 +299,10 @@ class Gateway:
             "uptime_s": round(time.monotonic() - self._started_s, 3),
             "ready": self.info.ready()[0],
             "addresses": self.addresses,
+            "infer_calls": {
+                f"{protocol} {outcome}": count
+                for (protocol, outcome), count in serving.metrics.fronts.calls.items()
+            },
             "admission": {
                 "requests_inside": serving.admission.requests_inside,
                 "bytes_inside": serving.admission.bytes_inside,

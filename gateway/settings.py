@@ -176,8 +176,8 @@ class TelemetrySettings(msgspec.Struct, frozen=True):
     """The name under which traces are filed."""
     trace_sample_ratio: Annotated[float, Meta(ge=0, le=1)] = 0.01
     """Share of calls that are traced among those that bring no ``traceparent``."""
-    trace_max_per_s: Annotated[float, Meta(ge=0, le=1e6)] = 100.0
-    """Most traces a second and worker, whoever asked for them: each costs about 0.2 ms of CPU time."""
+    trace_max_per_s: Annotated[float, Meta(ge=0, le=1e6)] = 50.0
+    """Most traces a second and worker, whoever asked for them: each costs about 0.25 ms of CPU time."""
 
 
 class AccessSettings(msgspec.Struct, frozen=True):

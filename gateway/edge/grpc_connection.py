@@ -143,11 +143,11 @@ class GrpcConnection(asyncio.Protocol):
         if transport is None:
             return
         streams = self.streams
-        if streams.speaking:
-            streams.speak()
-        self.write_out()
-        if streams.held:
-            streams.resume()
+        spoken = streams.speak() if streams.speaking else None
+        if not self._write_paused:
+            self.write_out()
+        if spoken or streams.choked:
+            streams.listen(spoken or [])
         if self._closing or (self._refusing and not self.calls and not self._h2.want_write):
             self._leave()
 
@@ -168,9 +168,7 @@ class GrpcConnection(asyncio.Protocol):
         self.calls.clear()
 
     def write_out(self) -> None:
-        """Write, now, what libnghttp2 has ready; nothing while the peer does not read."""
-        if self._write_paused:
-            return
+        """Write, now, what libnghttp2 has ready."""
         try:
             data = self._h2.data_to_send()
         except ngh2.NGH2Error:

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError, Message
 from gateway.edge.grpc_health import Health
 from gateway.edge.request_options import refuse_load_parameters, refuse_unload_parameters
 from gateway.edge.server_info import ServerInfo
+from gateway.edge.statistics import model_statistics
 from gateway.errors import ErrorCode, HeadraceError, invalid
 from gateway.ports import RepositoryControl
 from protos import inference
@@ -75,7 +76,7 @@ def _repository(control: RepositoryControl | None) -> dict[str, Method]:
     """The calls that read and change what is served."""
     if control is None:
         return dict.fromkeys(
-            ("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"), _no_control
+            ("ModelStatistics", "RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"), _no_control
         )
 
     async def index(message: bytes) -> bytes:
@@ -101,7 +102,13 @@ def _repository(control: RepositoryControl | None) -> dict[str, Method]:
         await control.unload(request.model_name)
         return inference.RepositoryModelUnloadResponse().SerializeToString()
 
+    async def statistics(message: bytes) -> bytes:
+        request = _parse(inference.ModelStatisticsRequest(), message)
+        found = await control.statistics(request.name, request.version)
+        return _fill(inference.ModelStatisticsResponse(), model_statistics(found))
+
     return {
+        "ModelStatistics": statistics,
         "RepositoryIndex": index,
         "RepositoryModelLoad": load,
         "RepositoryModelUnload": unload,

@@ -38,11 +38,10 @@ class MessageStream(Exchange):
     """A call with any number of messages in each direction. Subclasses say what becomes of a message."""
 
     __slots__ = (
-        "_choked",
         "_connection",
         "_cutter",
         "_encoding",
-        "_held",
+        "_is_shut",
         "_out",
         "_partial_since_s",
         "_pending",
@@ -66,6 +65,8 @@ class MessageStream(Exchange):
         self.answered = False
         self.begun = False
         """The answer's headers are out."""
+        self.held = False
+        """There is no room for more: what arrives stays uncut."""
         self._connection = connection
         self.holder = None
         self._encoding = b""
@@ -74,8 +75,7 @@ class MessageStream(Exchange):
         self._partial_since_s = math.inf
         self._pending: deque[Any] = deque()  # of PendingReply
         self._out: list[bytes] = []
-        self._held = False
-        self._choked = False
+        self._is_shut = False
         self._timer: asyncio.TimerHandle | None = None
 
     # -- what the peer says -----------------------------------------------------------------------
@@ -91,20 +91,18 @@ class MessageStream(Exchange):
 
     def receive(self, data: bytes) -> None:
         self._cutter.add(data)
-        if not self._held:
+        if not self.held:
             self._cut()
         self._account()
 
     def _cut(self) -> None:
         """Take the messages that are whole, as long as there is room for their answers."""
-        cutter, pending = self._cutter, self._pending
+        cutter, pending, choked = self._cutter, self._pending, self._connection.streams.choked
         max_requests = self._connection.front.limits.max_stream_requests
         was_partial = self._partial_since_s < math.inf
         while cutter.size_bytes:
-            if self._choked or len(pending) + len(self._out) >= max_requests:
-                self._held = True
-                self._partial_since_s = math.inf
-                self._connection.streams.hold(self)
+            if len(pending) + len(self._out) >= max_requests or self in choked:
+                self._hold()
                 return
             framed = cutter.cut()
             if framed is None:
@@ -130,25 +128,28 @@ class MessageStream(Exchange):
             self._connection.front.admission.release_bytes(-more_bytes)
             self._reserved_bytes += more_bytes
 
+    def _hold(self) -> None:
+        self.held = True
+        self._partial_since_s = math.inf
+        if not self._is_shut:
+            self._is_shut = True
+            self._connection.streams.shut(self)
+
     def resume(self) -> None:
-        """Some answers are out: read on, if there is room now."""
-        if self._choked:
-            self._choked = self._connection.streams.is_choked(self)
-        max_requests = self._connection.front.limits.max_stream_requests
-        if self._choked or len(self._pending) + len(self._out) >= max_requests:
-            return
-        self._held = False
+        """Some answers are out: read on, as far as there is room now."""
+        self.held = False
         try:
             self._cut()
             self._account()
         except HeadraceError as error:
             self.fail(error)
-        if not self._held:
-            self._connection.streams.release(self)
+        if self._is_shut and not self.held and not self.answered:
+            self._is_shut = False
+            self._connection.streams.open(self)
 
     def message_is_complete(self) -> None:
         self.complete = True
-        if not self._held and not self.answered:
+        if not self.held and not self.answered:
             self._heard_all()
 
     def _heard_all(self) -> None:
@@ -190,9 +191,8 @@ class MessageStream(Exchange):
         out = self._out
         if out:
             self._out = []
-            self._choked = not self._connection.streams.say(
-                self, out[0] if len(out) == 1 else b"".join(out), len(out)
-            )
+            framed = out[0] if len(out) == 1 else b"".join(out)
+            self._connection.streams.say(self, framed, len(out))
 
     def _end(self, error: HeadraceError | None) -> None:
         self.speak()
@@ -217,7 +217,7 @@ class MessageStream(Exchange):
     def forget(self) -> None:
         self._cutter.clear()
         self._out = []
-        self._connection.streams.held.discard(self)
+        self._connection.streams.choked.discard(self)
         self._unreserve()
         if self._timer is not None:
             self._timer.cancel()

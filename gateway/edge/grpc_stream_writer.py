@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 class StreamWriter:
     """The streams' side of a connection."""
 
-    __slots__ = ("_connection", "_h2", "held", "speaking")
+    __slots__ = ("_connection", "_h2", "choked", "speaking")
 
     def __init__(self, connection: GrpcConnection, h2: ngh2.Connection) -> None:
         self.speaking: list[MessageStream] = []
         """Those that have something to say."""
-        self.held: set[MessageStream] = set()
-        """Those that are not listened to."""
+        self.choked: set[MessageStream] = set()
+        """Those whose answers are not read."""
         self._connection = connection
         self._h2 = h2
 
@@ -37,47 +37,50 @@ class StreamWriter:
         self.speaking.append(stream)
         self._connection.answer_is_queued()
 
-    def speak(self) -> None:
-        """Everyone's turn to speak, before the connection writes."""
+    def speak(self) -> list[MessageStream]:
+        """Everyone's turn to speak, before the connection writes. Those who did may have room for more."""
         speaking, self.speaking = self.speaking, []
         for stream in speaking:
             stream.speak()
+        return speaking
 
-    def say(self, stream: MessageStream, framed: bytes, messages: int) -> bool:
-        """Some messages of a stream. False when the peer leaves too much of them unread."""
+    def listen(self, spoken: list[MessageStream]) -> None:
+        """Listen again to those that have room for more, after the connection wrote."""
+        for stream in spoken:
+            if stream.held:
+                stream.resume()
+        for stream in list(self.choked):
+            if not self._is_choked(stream):
+                self.choked.discard(stream)
+                stream.resume()
+
+    def say(self, stream: MessageStream, framed: bytes, messages: int) -> None:
+        """Some messages of a stream, as one piece."""
         if not self._connection.count_answers(messages, len(framed)):
-            return True
+            return
         try:
             if not stream.begun:
                 stream.begun = True
                 self._h2.send_response(stream.stream_id, grpc_wire.OK_HEADERS)
             self._h2.send_data(stream.stream_id, framed)
         except ngh2.NGH2Error:
-            return True  # the stream went away between two events of one read
+            return  # the stream went away between two events of one read
         self._connection.answer_is_queued()
-        return not self.is_choked(stream)
+        if self._is_choked(stream):
+            self.choked.add(stream)
 
-    def is_choked(self, stream: MessageStream) -> bool:
+    def _is_choked(self, stream: MessageStream) -> bool:
         """Whether more of the stream's answers are unread than its peer may have bytes on the way to us."""
         unread_bytes = self._h2.queued_body_size(stream.stream_id)
         return unread_bytes > self._connection.front.limits.stream_window_bytes
 
-    def hold(self, stream: MessageStream) -> None:
+    def shut(self, stream: MessageStream) -> None:
         """Let the peer send no more on this stream than its window still allows."""
-        if stream not in self.held:
-            self.held.add(stream)
-            self._open_window(stream, 0)
+        self._open_window(stream, 0)
 
-    def release(self, stream: MessageStream) -> None:
+    def open(self, stream: MessageStream) -> None:
         """Let the peer send again."""
-        self.held.discard(stream)
-        if not stream.answered:
-            self._open_window(stream, self._connection.front.limits.stream_window_bytes)
-
-    def resume(self) -> None:
-        """Listen again to those whose answers are out."""
-        for stream in list(self.held):
-            stream.resume()
+        self._open_window(stream, self._connection.front.limits.stream_window_bytes)
 
     def _open_window(self, stream: MessageStream, size_bytes: int) -> None:
         if not stream.complete:
@@ -110,8 +113,16 @@ class StreamWriter:
         A reset throws away what libnghttp2 has not serialized yet.
         """
         self._connection.write_out()
-        if not self._h2.queued_body_size(stream.stream_id):
-            self._connection.calls.pop(stream.stream_id, None)
-            with suppress(ngh2.NGH2Error):
-                self._h2.reset_stream(stream.stream_id, 0)
-            self._connection.answer_is_queued()
+        if stream.begun and not self._is_serialized(stream.stream_id):
+            return  # the next sweep looks again
+        self._connection.calls.pop(stream.stream_id, None)
+        with suppress(ngh2.NGH2Error):
+            self._h2.reset_stream(stream.stream_id, 0)
+        self._connection.answer_is_queued()
+
+    def _is_serialized(self, stream_id: int) -> bool:
+        """Whether libnghttp2 has let go of all that was said: with a shut window it keeps even the status."""
+        h2 = self._h2
+        return not h2.queued_body_size(stream_id) and (
+            min(h2.remote_window_size, h2.stream_remote_window_size(stream_id)) > 0
+        )

@@ -63,6 +63,11 @@ def error_headers(error: HeadraceError) -> Headers:
     return [*OK_HEADERS, *error_trailers(error)]
 
 
+def pushback_ms(retry_after_s: float) -> str:
+    """The value of ``grpc-retry-pushback-ms``: at least 1, since 0 would mean at once."""
+    return str(max(1, int(retry_after_s * 1e3)))
+
+
 def error_trailers(error: HeadraceError) -> Headers:
     """The status, a readable message, and when to try again."""
     trailers = [
@@ -70,9 +75,7 @@ def error_trailers(error: HeadraceError) -> Headers:
         (b"grpc-message", quote(error.message[:1024], safe=_PLAIN, errors="replace").encode()),
     ]
     if error.retry_after_s is not None:
-        trailers.append(
-            (b"grpc-retry-pushback-ms", str(max(1, int(error.retry_after_s * 1e3))).encode())
-        )
+        trailers.append((b"grpc-retry-pushback-ms", pushback_ms(error.retry_after_s).encode()))
     if error.code is ErrorCode.UNIMPLEMENTED:
         trailers.append((b"grpc-accept-encoding", b"identity,gzip"))
     return trailers

@@ -134,7 +134,10 @@ def _why_not_here(scope: Any) -> str:
         )
     headers = dict(scope["headers"])
     origin = headers.get(b"origin")
-    if origin is not None and _netloc(origin) != headers.get(b"host", b"").decode("latin-1").lower():
+    if (
+        origin is not None
+        and _netloc(origin) != headers.get(b"host", b"").decode("latin-1").lower()
+    ):
         return "a page of another site may not change anything here; use the command line"
     return ""
 

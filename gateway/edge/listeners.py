@@ -39,7 +39,7 @@ class ListenError(Exception):
 class Listener(NamedTuple):
     """A socket that listens, and what its connections are wrapped in."""
 
-    socket: socket.socket
+    claimed: socket.socket
     tls: ssl.SSLContext | None = None
     handshake_timeout_s: float = 10.0
     """Only with TLS."""
@@ -47,10 +47,10 @@ class Listener(NamedTuple):
     async def serve(self, make_protocol: MakeProtocol) -> asyncio.AbstractServer:
         """Accept connections, each with a protocol object of its own."""
         loop = asyncio.get_running_loop()
-        is_path = self.socket.family == socket.AF_UNIX
+        is_path = self.claimed.family == socket.AF_UNIX
         create: Any = loop.create_unix_server if is_path else loop.create_server
         server: asyncio.AbstractServer = await create(
-            make_protocol, sock=self.socket, backlog=BACKLOG, **self._wrapping()
+            make_protocol, sock=self.claimed, backlog=BACKLOG, **self._wrapping()
         )
         return server
 
@@ -255,9 +255,11 @@ class HttpServer:
         late: list[Coroutine[Any, Any, None]] = []
         for listener, server in zip(self._listeners, self._servers, strict=False):
             if not hand_over:
-                late += [listener.adopt(one, self._protocol) for one in accept_all(listener.socket)]
+                late += [
+                    listener.adopt(one, self._protocol) for one in accept_all(listener.claimed)
+                ]
             server.close()
-            listener.socket.close()
+            listener.claimed.close()
         on_closed()
         handshakes = asyncio.gather(*late)
         # What connected or spoke up to now is read, and its answer closes; then come those that say nothing.

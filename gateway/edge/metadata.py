@@ -12,7 +12,7 @@ from backends.signature import TensorSpec
 from gateway.ports import Servable
 
 SERVER_NAME = "headrace"
-EXTENSIONS = ("binary_tensor_data", "model_configuration")
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
 
 _BACKENDS = {"onnxruntime_onnx": "onnxruntime"}
 

@@ -54,6 +54,7 @@ def settings(collector: OtlpCollector, **more: object) -> dict[str, object]:
     return {
         "telemetry.otlp_endpoint": collector.endpoint,
         "telemetry.trace_sample_ratio": 0,
+        "telemetry.trace_max_per_s": 1000,
         **{f"telemetry.{key}": value for key, value in more.items()},
     }
 
@@ -235,7 +236,6 @@ def test_a_share_of_the_calls_begins_a_trace_and_the_log_names_it(
     chosen = settings(
         another_collector,
         trace_sample_ratio=1,
-        trace_max_per_s=1000,
         access_log="true",
         log_format="json",
     )

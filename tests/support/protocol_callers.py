@@ -296,8 +296,13 @@ WAYS = {
     "grpc": (GrpcCaller, None),
     "grpc-gzip": (GrpcCaller, "gzip"),
     "grpc.aio": (GrpcAioCaller, None),
+    "reference-grpc": (GrpcCaller, None),
+    "reference-grpc-gzip": (GrpcCaller, "gzip"),
+    "reference-grpc.aio": (GrpcAioCaller, None),
 }
 """Every way in that the contract suites take: the client, and how its requests are compressed."""
+REFERENCE = "reference-"
+"""Ways that begin so are for a server whose gRPC front is grpcio's."""
 
 
 def make_caller(way: str, server: ServerProcess) -> Caller:

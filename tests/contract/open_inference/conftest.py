@@ -1,12 +1,13 @@
-"""The one server of the contract suite, and every client that it is asked by."""
+"""The servers of the contract suite, one for each gRPC front, and every client that they are asked by."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.support.protocol_callers import WAYS, Caller, make_caller
+from tests.support.protocol_callers import REFERENCE, WAYS, Caller, make_caller
 from tests.support.served_models import write_protocol_models
 from tests.support.server_process import ServerProcess
 
@@ -14,16 +15,37 @@ PATHS = ("fast_lane", "asgi")
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def protocol_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("protocol_models")
     write_protocol_models(root)
-    with ServerProcess(root) as running:
+    return root
+
+
+@pytest.fixture(scope="session")
+def server(protocol_models: Path) -> Iterator[ServerProcess]:
+    with ServerProcess(protocol_models) as running:
         yield running
 
 
+@pytest.fixture(scope="session")
+def reference_server(protocol_models: Path) -> Iterator[ServerProcess]:
+    """The same with grpcio for gRPC."""
+    with ServerProcess(protocol_models, {"grpc.server": "grpcio"}) as running:
+        yield running
+
+
+@pytest.fixture(params=["server", "reference_server"], ids=["nghttp2", "grpcio"])
+def grpc_server(request: pytest.FixtureRequest) -> ServerProcess:
+    """Each of them, for suites that ask over gRPC only."""
+    found: ServerProcess = request.getfixturevalue(request.param)
+    return found
+
+
 @pytest.fixture(scope="session", params=WAYS)
-def connected(request: pytest.FixtureRequest, server: ServerProcess) -> Iterator[Caller]:
-    caller = make_caller(request.param, server)
+def connected(request: pytest.FixtureRequest) -> Iterator[Caller]:
+    is_reference = request.param.startswith(REFERENCE)
+    asked = request.getfixturevalue("reference_server" if is_reference else "server")
+    caller = make_caller(request.param, asked)
     yield caller
     caller.close()
 

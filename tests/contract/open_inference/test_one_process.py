@@ -23,8 +23,8 @@ def test_two_classes_one_wire() -> None:
     assert theirs.parameters["timeout"].int64_param == 10**9
 
 
-def test_triton_reads_what_we_answer(server: ServerProcess) -> None:
-    with RawGrpc(server.grpc) as connection:
+def test_triton_reads_what_we_answer(grpc_server: ServerProcess) -> None:
+    with RawGrpc(grpc_server.grpc) as connection:
         body = connection.ask(infer_message("identity_fp32", ROW.tobytes(), [1, 4])).body[5:]
     theirs = service_pb2.ModelInferResponse.FromString(body)
     assert theirs.outputs[0].name == "y"

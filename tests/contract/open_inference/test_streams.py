@@ -43,6 +43,12 @@ def given(value: float) -> list[Any]:
     return [tensor]
 
 
+@pytest.fixture
+def server(grpc_server: ServerProcess) -> ServerProcess:
+    """Both fronts, one after the other."""
+    return grpc_server
+
+
 class Client:
     """``tritonclient``'s stream, with its callbacks in a queue."""
 

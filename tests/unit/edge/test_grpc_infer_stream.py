@@ -363,6 +363,28 @@ def test_the_deadline_of_a_stream_ends_it(front: GrpcInThread, connection: RawGr
     assert front.counted == {"cancelled": 2}
 
 
+def test_a_status_waits_for_a_shut_window(front: GrpcInThread) -> None:
+    """The peer still sends, so it is reset, but not before it could read the status."""
+    with RawGrpc(front.address) as probe:
+        stream = probe.open(STREAM)
+        probe.send(stream, ask("a"))
+        size = len(probe.outcome(stream).body)
+    with RawGrpc(front.address, window=size, grants=False) as connection:
+        stream = connection.open(STREAM, [("grpc-timeout", "300m")])
+        connection.send(stream, ask("a"), end_stream=False)
+        while len(connection.peek(stream).body) < size:
+            connection.pump()
+        front.until("the deadline has passed", lambda: front.open_calls[0].answered)
+        front.sweep()
+        assert not connection.peek(stream).ended
+        connection.h2.increment_flow_control_window(1000, stream)
+        connection.flush()
+        assert connection.ask(b"", SERVICE + "ServerLive").status == OK
+        front.sweep()
+        assert connection.outcome(stream).status == DEADLINE_EXCEEDED
+        assert front.open_calls == []
+
+
 def test_each_request_has_its_own_deadline(front: GrpcInThread, connection: RawGrpc) -> None:
     front.holds = True
     stream = connection.open(STREAM, [("grpc-timeout", "1H")])

@@ -242,13 +242,11 @@ HASH = "sha256:" + "0" * 64
             "without requests_per_s",
         ),
         (
-            f"[[key]]\nname = 'a'\nid = 'abcd'\nhash = '{HASH}'\n"
-            f"[[key]]\nname = 'a'\nid = 'efgh'\nhash = '{HASH}'\n",
+            f"[[key]]\nname = 'a'\nid = 'abcd'\nhash = '{HASH}'\n" * 2,
             "two keys have the name 'a'",
         ),
         (
-            f"[[key]]\nname = 'a'\nid = 'abcd'\nhash = '{HASH}'\n"
-            f"[[key]]\nname = 'b'\nid = 'abcd'\nhash = '{HASH}'\n",
+            "".join(f"[[key]]\nname = '{n}'\nid = 'abcd'\nhash = '{HASH}'\n" for n in "ab"),
             "two keys have the id 'abcd'",
         ),
         ("#" * (MAX_FILE_BYTES + 1), "larger than"),

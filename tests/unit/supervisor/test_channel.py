@@ -166,7 +166,7 @@ def test_too_many_calls_at_once_are_refused() -> None:
                 asyncio.create_task(one.call("wait", timeout_s=TIMEOUT_S))
                 for _ in range(MAX_CALLS_AT_ONCE + 5)
             ]
-            done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
             release.set()
             await asyncio.wait(calls)
             refused = [call for call in calls if call.exception() is not None]
