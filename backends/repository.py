@@ -8,6 +8,7 @@ finds, and one bad model must never hide the others.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -110,15 +111,17 @@ def scan_repository(root: Path, *, before: Desired | None = None) -> Desired:
     return Desired(tuple(models), tuple(problems))
 
 
-def scan_model(root: Path, name: str) -> tuple[DesiredModel | None, list[Problem]]:
+def scan_model(
+    root: Path, name: str, *, versions: Collection[int] | None = None
+) -> tuple[DesiredModel | None, list[Problem]]:
     """What ``scan_repository`` would find of one model; None and no problem: it is not there.
 
-    ``name`` may be any text, from anywhere. ``RepositoryError`` where ``root`` is no readable
-    folder.
+    With ``versions`` these are wanted, whatever the policy says. ``name`` may be any text, from
+    anywhere. ``RepositoryError`` where ``root`` is no readable folder.
     """
     for folder in _model_folders(root):
         if folder.name == name:
-            return _scan_model(folder, None)
+            return _scan_model(folder, versions=versions)
     return None, []
 
 
@@ -144,7 +147,7 @@ def _is_visible_folder(entry: Path) -> bool:
 
 
 def _scan_model(
-    folder: Path, before: DesiredModel | None
+    folder: Path, before: DesiredModel | None = None, *, versions: Collection[int] | None = None
 ) -> tuple[DesiredModel | None, list[Problem]]:
     name = folder.name
     if _MODEL_NAME.fullmatch(name) is None:
@@ -167,8 +170,11 @@ def _scan_model(
         reason = f"no version folder in {folder}: expected for example 1/{file_name}"
         return None, [Problem(name, "", reason)]
 
-    versions: list[DesiredVersion] = []
-    for number in _wanted(settings.versions, numbers):
+    found: list[DesiredVersion] = []
+    policy = settings.versions
+    if versions is not None:
+        policy = VersionSettings(policy="specific", specific=tuple(versions))
+    for number in _wanted(policy, numbers):
         path = folder / str(number) / file_name
         try:
             _refuse_absence(path, number, numbers)
@@ -179,10 +185,10 @@ def _scan_model(
             reason = f"{path} cannot be read: {error.strerror}"
             problems.append(Problem(name, str(number), reason))
         else:
-            versions.append(DesiredVersion(str(number), path, fingerprint))
-    if not versions:
+            found.append(DesiredVersion(str(number), path, fingerprint))
+    if not found:
         return None, problems
-    return DesiredModel(name, settings, tuple(versions), triton, state), problems
+    return DesiredModel(name, settings, tuple(found), triton, state), problems
 
 
 def _read_settings(
@@ -220,8 +226,6 @@ def _wanted(policy: VersionSettings, numbers: list[int]) -> list[int]:
 def _refuse_absence(path: Path, number: int, numbers: list[int]) -> None:
     if number not in numbers:
         there = ", ".join(map(str, numbers)) or "none"
-        raise ModelLoadError(
-            f"versions.specific asks for version {number}, which is not there (found: {there})"
-        )
+        raise ModelLoadError(f"version {number} is wanted, but not there (found: {there})")
     if not path.is_file():
         raise ModelLoadError(f"{path} is missing")

@@ -112,9 +112,7 @@ class Gateway:
             drain_timeout_s=settings.drain.timeout_s,
         )
         self.control = self._control or self.local_control
-        self.info = ServerInfo(
-            serving.table, lambda one: serving.lane_facts[one][:2], self._version
-        )
+        self.info = ServerInfo(serving.table, serving.lane_facts.__getitem__, self._version)
         shared = {
             "admission": serving.admission,
             "metrics": serving.metrics.fronts,

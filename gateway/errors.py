@@ -14,6 +14,8 @@ class ErrorCode(Enum):
 
     INVALID_ARGUMENT = "invalid_argument"
     """The caller sent something that can never work."""
+    TOO_LARGE = "too_large"
+    """The caller sent more than we take."""
     NOT_FOUND = "not_found"
     """No such model, version or path."""
     METHOD_NOT_ALLOWED = "method_not_allowed"

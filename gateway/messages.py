@@ -110,3 +110,15 @@ class ModelStatus(msgspec.Struct, frozen=True):
     state: str
     """READY or UNAVAILABLE."""
     reason: str
+
+
+class LaneFacts(msgspec.Struct, frozen=True):
+    """What the lane of a version was set to, for those who ask."""
+
+    instances: int = 1
+    max_queue_delay_us: int = 0
+    device: str = "cpu"
+    """"cpu" or "cuda"."""
+    model_file: str = "model.onnx"
+    why_batched: str = ""
+    """What the batchability of the version was judged by."""

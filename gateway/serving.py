@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from math import inf
-from typing import NamedTuple
 
 from backends.manager import LoadedModel
 from gateway.core.admission import Admission
@@ -18,7 +17,7 @@ from gateway.core.batching import BatchQueue
 from gateway.core.servables import ServableState, ServableTable, ServableVersion
 from gateway.core.service_time import ServiceTime
 from gateway.core.statistics import VersionStatistics
-from gateway.messages import ModelStatus, PredictRequest
+from gateway.messages import LaneFacts, ModelStatus, PredictRequest
 from gateway.pipeline.admit import Admit
 from gateway.pipeline.dispatch import Dispatch
 from gateway.pipeline.lane import Lane, Loop, Worker
@@ -29,14 +28,6 @@ from gateway.telemetry.metrics import Metrics
 
 MakeWorker = Callable[[str, int], Worker]
 """(name, threads) → where batches of a lane run when they are too long for the loop."""
-
-
-class LaneFacts(NamedTuple):
-    """What the lane of a version was set to."""
-
-    instances: int
-    max_queue_delay_us: int
-    why_batched: str
 
 
 class Serving:
@@ -160,7 +151,11 @@ class Serving:
             thread_clock=self._thread_clock,
         )
         self.lane_facts[servable] = LaneFacts(
-            execution.instances, batching.max_queue_delay_us, model.batchability.reason
+            instances=execution.instances,
+            max_queue_delay_us=batching.max_queue_delay_us,
+            device=model.settings.onnxruntime.device,
+            model_file=model.path.name,
+            why_batched=model.batchability.reason,
         )
         return servable
 

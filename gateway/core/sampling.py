@@ -16,7 +16,11 @@ import msgspec
 SMALLEST_RATIO = 1e-12
 """Less counts as nothing."""
 
-_TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_TRACEPARENT = re.compile(
+    rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]([0-9a-f])(-.*)?"
+)
+_SAMPLED = frozenset(b"13579bdf")
+"""Last digits of flags whose lowest bit is set."""
 
 
 class TraceParent(msgspec.Struct, frozen=True):
@@ -32,13 +36,17 @@ NO_PARENT = TraceParent(0, 0, True)
 
 def parse_traceparent(header: bytes) -> TraceParent | None:
     """The header's meaning; None for one that says nothing valid, which counts as absent."""
+    match = _match(header)
+    if match is None:
+        return None
+    return TraceParent(int(match[1], 16), int(match[2], 16), match[3][0] in _SAMPLED)
+
+
+def _match(header: bytes) -> re.Match[bytes] | None:
     match = _TRACEPARENT.fullmatch(header)
-    if match is None or match[1] == b"ff" or (match[1] == b"00" and match[5] is not None):
-        return None
-    trace_id, span_id = int(match[2], 16), int(match[3], 16)
-    if not trace_id or not span_id:
-        return None
-    return TraceParent(trace_id, span_id, bool(int(match[4], 16) & 1))
+    if match is not None and match[4] is not None and header.startswith(b"00"):
+        return None  # only later versions may say more
+    return match
 
 
 class Sampler:
@@ -70,9 +78,11 @@ class Sampler:
     def choose(self, traceparent: bytes, now: float) -> TraceParent | None:
         """The parent of the call's trace (``NO_PARENT`` where a new one begins), or None: do not trace it."""
         if traceparent:
-            parent = parse_traceparent(traceparent)
-            if parent is not None:
-                return parent if parent.sampled and self._is_allowed(now) else None
+            match = _match(traceparent)
+            if match is not None:
+                if match[3][0] not in _SAMPLED or not self._is_allowed(now):
+                    return None
+                return TraceParent(int(match[1], 16), int(match[2], 16), True)
         self._left -= 1.0
         if self._left >= 0.0:
             return None

@@ -117,9 +117,7 @@ class GrpcCall(Exchange, Call[Prediction]):
                 self._serve(message)
                 return
             if framed[0] != 1 or self._encoding != b"gzip":
-                raise invalid(
-                    "the message is marked as compressed, but grpc-encoding does not say how"
-                )
+                raise grpc_wire.unknown_compression()
             expanded = inflate_small(message, "gzip", limit_bytes)
             if expanded is None:
                 loop = asyncio.get_running_loop()
@@ -236,6 +234,7 @@ class GrpcCall(Exchange, Call[Prediction]):
         if self._trace is not None and front.traces is not None:
             note_error(self._trace, ours)
             front.traces.end(self._trace, GRPC_STATUS[ours.code])
+            self._trace = None
 
     def abandon(self) -> None:
         self.answered = True

@@ -33,7 +33,7 @@ class MessageCutter:
         self.size_bytes += len(data)
 
     def cut(self) -> tuple[int, bytes] | None:
-        """The next message with its flag (1: compressed), or None before it is whole. INVALID_ARGUMENT if too large."""
+        """The next message with its flag (1: compressed), or None before it is whole. TOO_LARGE by its prefix."""
         while self.size_bytes >= self._needed_bytes:
             at = self._at
             if len(self._block) - at < self._needed_bytes:

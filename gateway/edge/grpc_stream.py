@@ -51,6 +51,7 @@ class MessageStream(Exchange):
         "begun",
         "complete",
         "deadline_s",
+        "held",
         "holder",
         "opened_s",
         "stream_id",
@@ -170,7 +171,7 @@ class MessageStream(Exchange):
     def _check_flag(self, flag: int) -> None:
         """Raises for a message that says it is compressed on a stream that does not say how."""
         if flag > 1 or (flag and self._encoding != b"gzip"):
-            raise invalid("the message is marked as compressed, but grpc-encoding does not say how")
+            raise grpc_wire.unknown_compression()
 
     # -- what we say ------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ def parse_timeout_s(value: bytes) -> float:
 
 
 def message_length(data: bytes, offset: int, limit_bytes: int) -> int:
-    """Bytes of the message whose prefix stands at ``offset``; INVALID_ARGUMENT above the limit."""
+    """Bytes of the message whose prefix stands at ``offset``; TOO_LARGE above the limit."""
     length_bytes = int.from_bytes(data[offset + 1 : offset + PREFIX_BYTES], "big")
     if length_bytes > limit_bytes:
         raise too_large_message(length_bytes, limit_bytes)
@@ -45,7 +45,21 @@ def message_length(data: bytes, offset: int, limit_bytes: int) -> int:
 
 def too_large_message(length_bytes: int, limit_bytes: int) -> HeadraceError:
     """The refusal for a message above the limit."""
-    return invalid(f"the message has {length_bytes} bytes; this server takes at most {limit_bytes}")
+    return HeadraceError(
+        ErrorCode.TOO_LARGE,
+        f"the message has {length_bytes} bytes; this server takes at most {limit_bytes}",
+    )
+
+
+def unknown_compression() -> HeadraceError:
+    """The refusal for a message that is marked as compressed on a call that does not say how.
+
+    INTERNAL, as gRPC's specification has it: no library sends this.
+    """
+    return HeadraceError(
+        ErrorCode.INTERNAL,
+        "the message is marked as compressed, but grpc-encoding does not say how",
+    )
 
 
 def frame(message: bytes) -> bytes:

@@ -134,19 +134,20 @@ def _why_not_here(scope: Any) -> str:
         )
     headers = dict(scope["headers"])
     origin = headers.get(b"origin")
-    if (
-        origin is not None
-        and _netloc(origin) != headers.get(b"host", b"").decode("latin-1").lower()
-    ):
+    if origin is not None and not _is_own_page(origin, headers.get(b"host", b"")):
         return "a page of another site may not change anything here; use the command line"
     return ""
 
 
-def _netloc(origin: bytes) -> str:
+def _is_own_page(origin: bytes, host: bytes) -> bool:
+    """Whether a page came from here, by a name that nobody else can point at this machine."""
     try:
-        return urlsplit(origin.decode("latin-1")).netloc.lower()
+        page = urlsplit(origin.decode("latin-1"))
     except ValueError:
-        return ""
+        return False
+    if page.netloc.lower() != host.decode("latin-1").lower():
+        return False
+    return page.hostname == "localhost" or _is_loopback(page.hostname or "")
 
 
 def _is_loopback(host: str) -> bool:

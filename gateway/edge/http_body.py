@@ -27,7 +27,7 @@ _WINDOW_BITS = {"gzip": 31, "deflate": 15}
 async def read_body(
     chunks: AsyncIterator[bytes], max_body_bytes: int, admission: Admission
 ) -> bytes:
-    """All of a body, or INVALID_ARGUMENT above the limit, OVERLOADED when the process is full."""
+    """All of a body, or TOO_LARGE above the limit, OVERLOADED when the process is full."""
     kept: list[bytes] = []
     size_bytes = 0
     try:
@@ -51,8 +51,9 @@ async def read_body(
 
 def too_large(max_body_bytes: int) -> HeadraceError:
     """The refusal for a body above the limit."""
-    return invalid(
-        f"the body is larger than the {max_body_bytes} bytes that this server takes (http.max_body_bytes)"
+    return HeadraceError(
+        ErrorCode.TOO_LARGE,
+        f"the body is larger than the {max_body_bytes} bytes that this server takes (http.max_body_bytes)",
     )
 
 
@@ -81,7 +82,7 @@ def inflate_small(body: bytes, encoding: str, max_body_bytes: int) -> bytes | No
 
 
 def inflate(body: bytes, encoding: str, max_body_bytes: int) -> bytes:
-    """``body`` expanded; INVALID_ARGUMENT when it is broken, cut short, or expands beyond the limit."""
+    """``body`` expanded; INVALID_ARGUMENT when it is broken or cut short, TOO_LARGE beyond the limit."""
     expanded = _expanded(body, encoding, max_body_bytes)
     if expanded is None:
         raise too_large(max_body_bytes)

@@ -82,14 +82,13 @@ class LaneCall(Call[Prediction]):
     def finish(self, result: Prediction | None, error: BaseException | None) -> None:
         """Write the answer, unless nobody is there to read it."""
         front = self._protocol.front
-        trace = self._trace
-        reply = front.reply(self._plan, self._request, self._encoding, result, error, trace)
+        reply = front.reply(self._plan, self._request, self._encoding, result, error, self._trace)
         self._request = self._encoding = None
         self.response_complete = True
         if not self.disconnected:
             self._protocol.write_reply(self, reply)
-        if trace is not None and front.traces is not None:
-            front.traces.end(trace, reply.status)
+        if self._trace is not None and front.traces is not None:
+            front.traces.end(self._trace, reply.status)
 
 
 class FastLaneProtocol(HttpToolsProtocol):
@@ -109,8 +108,8 @@ class FastLaneProtocol(HttpToolsProtocol):
         self._head: bytes | None = None
         self._at_boundary = True
         self._in_headers = False
-        self._header_bytes = 0
-        self._messages_begun = 0  # in the bytes that are being parsed
+        self._came_on = False  # a head, body or message, by the bytes that are being parsed
+        self._fruitless_bytes = 0
         self._unwanted_bytes = 0  # of a body whose request has its answer already
         self._discarding = False
         self._since_s = 0.0
@@ -188,16 +187,16 @@ class FastLaneProtocol(HttpToolsProtocol):
         self._parse(data)
 
     def _parse(self, data: bytes) -> None:
-        # The bytes of a head that is still coming: all of them, unless the end of another message came before it.
-        is_all_head = self._in_headers or self._at_boundary
-        self._messages_begun = 0
+        self._came_on = False
         super().data_received(data)
         self._head = None
-        is_all_head = is_all_head and self._messages_begun <= 1
-        if is_all_head and self._in_headers and not self._discarding:
-            self._header_bytes += len(data)
-            if self._header_bytes > self.front.limits.max_header_bytes:
-                self.refuse(invalid("the request's headers are too large"), status=431)
+        if self._came_on or self._discarding:
+            self._fruitless_bytes = 0
+            return
+        # All of it is a head, chunk extensions or trailers without an end: llhttp has no limit for these.
+        self._fruitless_bytes += len(data)
+        if self._fruitless_bytes > self.front.limits.max_header_bytes:
+            self.refuse(invalid("the request's headers are too large"), status=431)
 
     def _receive_body(self, data: bytes) -> None:
         """Collect a body whose head was remembered."""
@@ -246,21 +245,21 @@ class FastLaneProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._at_boundary = False
         self._in_headers = True
-        self._messages_begun += 1
-        self._header_bytes = 0
         self._unwanted_bytes = 0
         self._since_s = self.front.clock()
 
     def on_headers_complete(self) -> None:
         self._in_headers = False
+        self._came_on = True
         if self._discarding:
             return
         length_bytes = content_length(self.headers)
         if length_bytes is not None and length_bytes > self.front.limits.max_body_bytes:
             self.refuse(
-                invalid(
+                HeadraceError(
+                    ErrorCode.TOO_LARGE,
                     f"the body has {length_bytes} bytes; this server takes at most "
-                    f"{self.front.limits.max_body_bytes} (http.max_body_bytes)"
+                    f"{self.front.limits.max_body_bytes} (http.max_body_bytes)",
                 )
             )
             return
@@ -269,9 +268,11 @@ class FastLaneProtocol(HttpToolsProtocol):
             super().on_headers_complete()
         elif self._head is not None and plan.keep_alive:
             self.front.heads.remember(self._head, plan)
+        self.headers = []  # trailers are no headers (RFC 9110, section 6.5.1)
         self._head = None  # a second message in the same bytes did not start at their beginning
 
     def on_body(self, body: bytes) -> None:
+        self._came_on = True
         if self._discarding:
             return
         if self._plan is not None:
@@ -285,7 +286,7 @@ class FastLaneProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._at_boundary = True
+        self._at_boundary = self._came_on = True
         if self._discarding:
             return
         plan = self._plan
@@ -396,5 +397,4 @@ class FastLaneProtocol(HttpToolsProtocol):
 
 def bind(front: HttpFront, call_type: type[LaneCall] = LaneCall) -> type[FastLaneProtocol]:
     """The protocol class for one front, as ``uvicorn.Config(http=…)`` wants it."""
-    bound = {"front": front, "call_type": call_type}
-    return type("BoundFastLaneProtocol", (FastLaneProtocol,), bound)
+    return type("BoundProtocol", (FastLaneProtocol,), {"front": front, "call_type": call_type})

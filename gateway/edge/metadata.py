@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from backends.signature import TensorSpec
+from gateway.messages import LaneFacts
 from gateway.ports import Servable
 
 SERVER_NAME = "headrace"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
 
+_KINDS = {"cpu": "KIND_CPU", "cuda": "KIND_GPU"}
 _BACKENDS = {"onnxruntime_onnx": "onnxruntime"}
 
 
@@ -37,7 +39,7 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
 
 
-def model_config(servable: Servable, *, instances: int, max_queue_delay_us: int) -> dict[str, Any]:
+def model_config(servable: Servable, facts: LaneFacts) -> dict[str, Any]:
     """The part of Triton's ``ModelConfig`` that means something here (its ``config`` extension, JSON form)."""
     batched = servable.max_batch_size > 0
     config: dict[str, Any] = {
@@ -47,11 +49,13 @@ def model_config(servable: Servable, *, instances: int, max_queue_delay_us: int)
         "max_batch_size": servable.max_batch_size,
         "input": [_config_tensor(spec, batched) for spec in servable.signature.inputs],
         "output": [_config_tensor(spec, batched) for spec in servable.signature.outputs],
-        "instance_group": [{"name": servable.name, "kind": "KIND_CPU", "count": instances}],
-        "default_model_filename": "model.onnx",
+        "instance_group": [
+            {"name": servable.name, "kind": _KINDS[facts.device], "count": facts.instances}
+        ],
+        "default_model_filename": facts.model_file,
     }
     if batched:
-        config["dynamic_batching"] = {"max_queue_delay_microseconds": max_queue_delay_us}
+        config["dynamic_batching"] = {"max_queue_delay_microseconds": facts.max_queue_delay_us}
     return config
 
 

@@ -40,7 +40,13 @@ RESPONSES: dict[str, tuple[int, str]] = {
 _RETRY = ("QuotaExceeded", "NotNow")
 _ANYWHERE = ("BadRequest", "Unauthenticated")
 _OF_A_MODEL = (*_ANYWHERE, "Forbidden", "NotFound", "NotNow")
-_OF_INFER = (*_OF_A_MODEL, "QuotaExceeded", "Internal", "NotOffered", "DeadlineExceeded")
+_OF_INFER = (
+    *_OF_A_MODEL,
+    "QuotaExceeded",
+    "Internal",
+    "NotOffered",
+    "DeadlineExceeded",
+)
 _OF_CONTROL = (*_OF_A_MODEL, "Internal", "NotOffered")
 
 

@@ -12,16 +12,16 @@ from typing import Any
 from gateway.core.servables import ServableTable
 from gateway.edge.metadata import model_config, model_metadata, server_metadata
 from gateway.errors import HeadraceError
+from gateway.messages import LaneFacts
 from gateway.ports import Servable
 
-LaneFacts = Callable[[Servable], tuple[int, int]]
-"""(instances, max_queue_delay_us) of a servable's lane."""
+FactsOf = Callable[[Servable], LaneFacts]
 
 
 class ServerInfo:
     """The facts that are asked for between predictions."""
 
-    def __init__(self, table: ServableTable, lane_facts: LaneFacts, version: str) -> None:
+    def __init__(self, table: ServableTable, lane_facts: FactsOf, version: str) -> None:
         self._table = table
         self._lane_facts = lane_facts
         self._version = version
@@ -65,5 +65,4 @@ class ServerInfo:
     def model_config(self, model: str, version: str) -> dict[str, Any]:
         """As ``GET /v2/models/{m}/config``."""
         servable = self._table.find(model, version)
-        instances, max_queue_delay_us = self._lane_facts(servable)
-        return model_config(servable, instances=instances, max_queue_delay_us=max_queue_delay_us)
+        return model_config(servable, self._lane_facts(servable))

@@ -16,6 +16,7 @@ logger = logging.getLogger("headrace.edge")
 
 HTTP_STATUS: dict[ErrorCode, int] = {
     ErrorCode.INVALID_ARGUMENT: 400,
+    ErrorCode.TOO_LARGE: 400,
     ErrorCode.UNAUTHENTICATED: 401,
     ErrorCode.PERMISSION_DENIED: 403,
     ErrorCode.NOT_FOUND: 404,
@@ -31,6 +32,7 @@ HTTP_STATUS: dict[ErrorCode, int] = {
 
 GRPC_STATUS: dict[ErrorCode, int] = {
     ErrorCode.INVALID_ARGUMENT: 3,
+    ErrorCode.TOO_LARGE: 8,
     ErrorCode.NOT_FOUND: 5,
     ErrorCode.METHOD_NOT_ALLOWED: 12,
     ErrorCode.UNAUTHENTICATED: 16,

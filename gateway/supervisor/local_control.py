@@ -16,11 +16,9 @@ from typing import Any, NamedTuple, Protocol
 
 from backends.changes import Changes, VersionKey, changes
 from backends.errors import RepositoryError
-from backends.fingerprint import current_fingerprint
 from backends.manager import LoadedModel, Loader, RepositoryState
 from backends.repository import (
     Desired,
-    DesiredVersion,
     Problem,
     scan_model,
     scan_repository,
@@ -112,7 +110,11 @@ class LocalControl:
         self._prepared = None
         prepared = await asyncio.to_thread(self._prepare_one, model)
         if prepared.failed:
-            self._show(prepared)
+            # Nothing of it is served, what did load included: all versions of a model or none.
+            state = self._state.with_desired(prepared.state.desired)
+            for problem in prepared.failed:
+                state = state.with_refused(problem)
+            self._show(state)
             problem = prepared.failed[0]
             where = "/".join(filter(None, (problem.name, problem.version)))
             raise invalid(f"failed to load '{where}': {problem.reason}")
@@ -133,11 +135,18 @@ class LocalControl:
             return
         for arriving in prepared.arriving:
             self._swapper.swap_in(arriving, _nothing)
-            logger.info("serving", extra={"model": arriving.name, "version": arriving.version})
+            logger.info(
+                "serving",
+                extra={
+                    "model": arriving.name,
+                    "version": arriving.version,
+                    "remarks": arriving.remarks,
+                },
+            )
         for name, version in prepared.leaving:
             self._swapper.retire(name, version, _nothing)
             logger.info("no longer serving", extra={"model": name, "version": version})
-        self._show(prepared)
+        self._show(prepared.state)
 
     def abort(self) -> None:
         """Forget what was prepared."""
@@ -163,8 +172,7 @@ class LocalControl:
             gone.append(left)
             self._swapper.retire(name, version, partial(_set, left))
             state = state.without(name, version)
-        self._state = state
-        self._swapper.set_statuses(statuses_of(state))
+        self._show(state)
         _, late = await asyncio.wait(gone, timeout=self._drain_timeout_s)
         if late:
             raise HeadraceError(
@@ -257,19 +265,17 @@ class LocalControl:
     def _attempt_exactly(self, name: str, version: str) -> LoadedModel | Problem:
         """A version that the policy need not want any more."""
         try:
-            model, problems = scan_model(self._root, name)
-            if model is None:
-                return Problem(name, version, problems[0].reason if problems else "it is gone")
-            folder = self._root / name / version
-            path = folder / model.versions[0].path.name
-            found = DesiredVersion(version, path, current_fingerprint(folder))
-        except (RepositoryError, OSError) as error:
+            model, problems = scan_model(self._root, name, versions=[int(version)])
+        except RepositoryError as error:
             return Problem(name, version, str(error))
+        found = None if model is None else model.find(version)
+        if model is None or found is None:
+            return Problem(name, version, problems[0].reason if problems else "it is gone")
         return self._loader.attempt(model, found, _log_stage(VersionKey(name, version, "")))
 
-    def _show(self, prepared: _Prepared) -> None:
-        self._state = prepared.state
-        self._swapper.set_statuses(statuses_of(prepared.state))
+    def _show(self, state: RepositoryState) -> None:
+        self._state = state
+        self._swapper.set_statuses(statuses_of(state))
 
 
 def statuses_of(state: RepositoryState) -> list[ModelStatus]:

@@ -227,6 +227,34 @@ def test_a_key_for_some_models_over_grpc(grpc_connection: RawGrpc, keys: Keys) -
         assert outcome.status == status, method
 
 
+# -- the reference front, and several workers ------------------------------------------------------
+
+
+def test_the_reference_front_asks_for_the_same_keys(start_server: StartServer, keys: Keys) -> None:
+    server = start_server(access__api_keys_file=keys.file, grpc__server="grpcio")
+    with RawGrpc(server.grpc) as connection:
+        for method in ("ModelInfer", "ModelStreamInfer", "ServerMetadata", "RepositoryIndex"):
+            outcome = connection.ask(_message(), SERVICE + method)
+            assert outcome.status == UNAUTHENTICATED, method
+        assert connection.ask(_message(), headers=keys.grpc("open")).status == 0
+        assert connection.ask(b"", SERVICE + "ServerLive").status == 0
+        denied = connection.ask(_message("linear"), headers=keys.grpc("identity-only"))
+        assert denied.status == PERMISSION_DENIED
+
+
+def test_every_worker_asks_for_keys(start_server: StartServer, keys: Keys) -> None:
+    server = start_server(access__api_keys_file=keys.file, server__workers=2)
+    for _ in range(8):  # each on a connection of its own, so that both workers get some
+        for make in HTTP_WAYS.values():
+            asked = make("identity", floats_json(), keys.http("open"))
+            assert ask_once(server.http, asked).status == 200
+            assert ask_once(server.http, make("identity", floats_json())).status == 401
+        with RawGrpc(server.grpc) as connection:
+            assert connection.ask(_message()).status == UNAUTHENTICATED
+            assert connection.ask(_message(), headers=keys.grpc("open")).status == 0
+    assert server.metric("headrace_key_calls_total", key="open", outcome="ok") == 24
+
+
 # -- the file changes -----------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -287,6 +288,15 @@ def test_a_collector_that_is_away_harms_nobody(models: Path) -> None:
             assert ask_http(server, {}) == 200
         assert server.metric("headrace_traces_total", outcome="taken") == 50
         server.stop()  # in time, with exit code 0 and without a stack trace
+
+
+def test_a_collector_that_never_answers_does_not_hold_up_the_end(models: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        chosen = {"telemetry.otlp_endpoint": endpoint, "telemetry.trace_sample_ratio": 1}
+        with ServerProcess(models, chosen) as server:
+            assert ask_http(server, {}) == 200
+            server.stop()
 
 
 def test_an_endpoint_that_is_none_is_refused(models: Path) -> None:

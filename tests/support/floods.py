@@ -59,15 +59,21 @@ def cut(connection: socket.socket) -> None:
 
 
 def pour(
-    connection: socket.socket, burst: Callable[[], bytes], most_bytes: int, *, reads: bool = True
+    connection: socket.socket,
+    burst: Callable[[], bytes],
+    most_bytes: int,
+    *,
+    reads: bool = True,
+    listens_s: float = 5.0,
 ) -> tuple[bool, bytes]:
     """Write bursts until the peer has enough or ``most_bytes`` are written.
 
-    Returns whether the peer cut the connection, and what it said; with ``reads`` it is listened to meanwhile.
+    Returns whether the peer cut the connection within ``listens_s`` of silence, and what it said; with ``reads`` it is
+    listened to meanwhile.
     """
     heard: list[bytes] = []
     written_bytes = 0
-    connection.settimeout(2)
+    connection.settimeout(5)
     try:
         while written_bytes < most_bytes:
             data = burst()
@@ -79,7 +85,7 @@ def pour(
         return False, b"".join(heard)  # it stopped reading from us
     except ConnectionError:
         pass
-    connection.settimeout(2)
+    connection.settimeout(listens_s)
     try:
         while data := connection.recv(READ_BYTES):
             heard.append(data)

@@ -17,7 +17,12 @@ def test_the_server_names_itself_and_its_extensions(caller: Caller) -> None:
     assert caller.query("get_server_metadata") == {
         "name": "headrace",
         "version": __version__,
-        "extensions": ["binary_tensor_data", "model_configuration"],
+        "extensions": [
+            "binary_tensor_data",
+            "model_configuration",
+            "model_repository",
+            "statistics",
+        ],
     }
 
 

@@ -6,6 +6,7 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from backends.errors import RepositoryError
@@ -162,3 +163,48 @@ def test_what_is_desired_is_kept_beside_what_is_loaded(tmp_path: Path) -> None:
 def test_a_missing_root_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError):
         load(tmp_path / "nowhere")
+
+
+def configured(root: Path, pbtxt: str, model: bytes | None = None, toml: str | None = None) -> str:
+    write_model(root, "m", model or models.linear(), toml=toml)
+    (root / "m" / "config.pbtxt").write_text(pbtxt)
+    [told] = load(root).index()
+    return f"{told.name}/{told.version} {told.state} {told.reason}".strip()
+
+
+def test_what_is_ignored_in_config_pbtxt_stands_in_the_index(tmp_path: Path) -> None:
+    pbtxt = """
+    max_batch_size: 8
+    input { name: "x" data_type: TYPE_FP32 dims: 32 }
+    optimization { graph { level: 1 } }
+    model_warmup { name: "w" batch_size: 1 }
+    """
+    told = configured(tmp_path, pbtxt)
+    assert told == "m/1 READY ignored in config.pbtxt: optimization, model_warmup"
+
+
+def test_a_config_pbtxt_of_another_model_is_refused(tmp_path: Path) -> None:
+    told = configured(tmp_path, 'input { name: "x" data_type: TYPE_INT64 dims: [ -1, 32 ] }')
+    assert told == (
+        "m/1 UNAVAILABLE config.pbtxt: input 'x' has datatype INT64 there, but FP32 in the model"
+    )
+
+
+def test_a_written_zero_means_no_batches(tmp_path: Path) -> None:
+    assert configured(tmp_path, "max_batch_size: 0").endswith('batching.mode is "never"')
+
+
+def test_a_max_batch_size_is_a_cap_and_the_probe_still_decides(tmp_path: Path) -> None:
+    told = configured(tmp_path, "max_batch_size: 8", models.cumulative_sum())
+    assert told.startswith("m/1 READY not batched: rows influence each other")
+    write_model(tmp_path, "m", models.linear())
+    assert load(tmp_path).loaded[0].batchability.max_batch_size == 8
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA is here"
+)
+def test_a_gpu_that_is_not_there_is_explained_and_can_be_overruled(tmp_path: Path) -> None:
+    on_gpu = "instance_group { kind: KIND_GPU }"
+    assert "It is config.pbtxt that asks for a GPU; `device" in configured(tmp_path, on_gpu)
+    assert configured(tmp_path, on_gpu, toml="[onnxruntime]\ndevice = 'cpu'") == "m/1 READY"

@@ -75,9 +75,7 @@ def test_a_specific_version_that_is_not_there_is_a_problem_of_its_own(tmp_path: 
     desired = scan_repository(tmp_path)
     assert versions(desired) == {"m": ["2"]}
     assert problems(desired) == [("m", "5")]
-    assert reason(desired) == (
-        "versions.specific asks for version 5, which is not there (found: 2)"
-    )
+    assert reason(desired) == "version 5 is wanted, but not there (found: 2)"
 
 
 def test_other_entries_are_ignored(tmp_path: Path) -> None:
@@ -211,6 +209,23 @@ def test_a_name_that_is_not_in_the_repository_has_neither_model_nor_problem(
 def test_a_look_at_one_model_needs_the_root_too(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError):
         scan_model(tmp_path / "nowhere", "m")
+
+
+def test_versions_can_be_asked_for_whatever_the_policy_says(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", MODEL, 1, "[warmup]\nruns = 7")
+    for version in (2, 3):
+        write_model(tmp_path, "m", MODEL, version)
+    model, found = scan_model(tmp_path, "m", versions=[1, 2, 9])
+    assert model is not None
+    assert [one.version for one in model.versions] == ["2", "1"]
+    assert model.settings.warmup.runs == 7
+    assert [(one.version, one.reason) for one in found] == [
+        ("9", "version 9 is wanted, but not there (found: 3, 2, 1)")
+    ]
+    # It is the same version, as far as its files go.
+    newest, _ = scan_model(tmp_path, "m", versions=[3])
+    assert newest is not None
+    assert newest.versions[0] == the_version(tmp_path)
 
 
 def test_a_model_that_is_gone_leaves_the_desired_set(tmp_path: Path) -> None:

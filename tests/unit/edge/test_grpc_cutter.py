@@ -62,7 +62,7 @@ def test_a_message_above_the_limit_is_refused_by_its_prefix(sliced: int) -> None
         cutter.add(wire[at : at + sliced])
     with pytest.raises(HeadraceError, match="at most 1000") as refused:
         cutter.cut()
-    assert refused.value.code is ErrorCode.INVALID_ARGUMENT
+    assert refused.value.code is ErrorCode.TOO_LARGE
 
 
 def test_the_largest_message_passes() -> None:

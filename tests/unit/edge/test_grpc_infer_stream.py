@@ -17,6 +17,7 @@ from tests.support.raw_h2 import (
     DEADLINE_EXCEEDED,
     INVALID_ARGUMENT,
     OK,
+    RESOURCE_EXHAUSTED,
     SERVICE,
     UNAVAILABLE,
     UNIMPLEMENTED,
@@ -27,6 +28,8 @@ from tests.support.raw_h2 import (
 
 STREAM = SERVICE + "ModelStreamInfer"
 ROW = bytes(range(16))
+INTERNAL = 13
+RESOURCE_EXHAUSTED = 8
 STRICT = [("triton_grpc_error", "true")]
 
 
@@ -233,7 +236,7 @@ def test_a_message_that_is_too_large(front: GrpcInThread, connection: RawGrpc) -
     stream = connection.open(STREAM)
     connection.send(stream, ask("a") + frame(b"", length=1024 * 1024 + 1), end_stream=False)
     outcome = connection.outcome(stream)
-    assert outcome.status == INVALID_ARGUMENT
+    assert outcome.status == RESOURCE_EXHAUSTED
     assert "1048576" in outcome.message
     front.until("what was inside is cancelled", lambda: front.held[0].cancelled)
 
@@ -265,7 +268,7 @@ def test_each_message_may_be_compressed(connection: RawGrpc) -> None:
 def test_a_compressed_message_on_a_plain_stream(connection: RawGrpc) -> None:
     stream = connection.open(STREAM)
     connection.send(stream, frame(gzip.compress(b"x"), flag=1), end_stream=False)
-    assert connection.outcome(stream).status == INVALID_ARGUMENT
+    assert connection.outcome(stream).status == INTERNAL
 
 
 # -- limits ---------------------------------------------------------------------------------------

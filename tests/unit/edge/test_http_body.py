@@ -41,7 +41,7 @@ def test_the_limit_counts_expanded_bytes_exactly(data: bytes, encoding: str, roo
     if len(data) <= limit:
         assert inflate(PACK[encoding](data), encoding, limit) == data
     else:
-        assert refusal(PACK[encoding](data), encoding, limit).code is ErrorCode.INVALID_ARGUMENT
+        assert refusal(PACK[encoding](data), encoding, limit).code is ErrorCode.TOO_LARGE
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -77,7 +77,7 @@ def test_a_bomb_is_given_up_at_the_limit(encoding: str, monkeypatch: pytest.Monk
     bomb = PACK[encoding](bytes(10_000_000))
     monkeypatch.setattr("gateway.edge.http_body.zlib.decompressobj", Watched)
     error = refusal(bomb, encoding, 5000)
-    assert error.code is ErrorCode.INVALID_ARGUMENT
+    assert error.code is ErrorCode.TOO_LARGE
     assert "larger than the 5000 bytes" in error.message
     assert "http.max_body_bytes" in error.message
     assert sum(grown) == 5001
@@ -182,7 +182,7 @@ def test_a_body_is_all_of_its_chunks(chunks: tuple[bytes, ...]) -> None:
 def test_a_body_above_the_limit_is_refused(chunks: tuple[bytes, ...]) -> None:
     with pytest.raises(HeadraceError, match="larger than the 10 bytes") as refused:
         read(*chunks)
-    assert refused.value.code is ErrorCode.INVALID_ARGUMENT
+    assert refused.value.code is ErrorCode.TOO_LARGE
 
 
 def test_a_body_that_the_process_has_no_room_for_is_refused() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from gateway.edge.metadata import model_config, model_metadata, server_metadata
+from gateway.messages import LaneFacts
 from tests.support.servables import StubServable, stub, tensor_spec
 
 INPUTS = [tensor_spec("x", "FP32", -1, 4), tensor_spec("names", "BYTES", -1, 1)]
@@ -18,14 +19,19 @@ def servable(max_batch_size: int = 64, platform: str = "onnxruntime_onnx") -> St
 
 
 def config(**settings: Any) -> dict[str, Any]:
-    return model_config(servable(**settings), instances=3, max_queue_delay_us=500)
+    return model_config(servable(**settings), LaneFacts(instances=3, max_queue_delay_us=500))
 
 
 def test_the_server_names_itself_and_what_it_can_do() -> None:
     assert server_metadata("1.2.3") == {
         "name": "headrace",
         "version": "1.2.3",
-        "extensions": ["binary_tensor_data", "model_configuration"],
+        "extensions": [
+            "binary_tensor_data",
+            "model_configuration",
+            "model_repository",
+            "statistics",
+        ],
     }
 
 

@@ -9,7 +9,7 @@ from backends.signature import Signature
 from gateway.core.servables import ServableTable, ServableVersion
 from gateway.edge.server_info import ServerInfo
 from gateway.errors import ErrorCode, HeadraceError
-from gateway.messages import ModelStatus
+from gateway.messages import LaneFacts, ModelStatus
 from gateway.ports import Servable
 
 
@@ -17,8 +17,8 @@ def version(number: str) -> ServableVersion:
     return ServableVersion("m", number, Signature((), ()), lambda inputs: [], max_batch_size=8)
 
 
-def facts(servable: Servable) -> tuple[int, int]:
-    return int(servable.version), 500
+def facts(servable: Servable) -> LaneFacts:
+    return LaneFacts(instances=int(servable.version))
 
 
 @pytest.fixture

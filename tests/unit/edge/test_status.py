@@ -25,6 +25,7 @@ TRITON = {
     ErrorCode.INTERNAL: (500, 13),
 }
 OURS = {
+    ErrorCode.TOO_LARGE: (400, 8),
     ErrorCode.METHOD_NOT_ALLOWED: (405, 12),
     ErrorCode.UNAUTHENTICATED: (401, 16),
     ErrorCode.PERMISSION_DENIED: (403, 7),
@@ -47,8 +48,9 @@ def test_the_table_knows_no_other_codes() -> None:
 def test_an_error_looks_like_one(code: ErrorCode) -> None:
     assert HTTPStatus(HTTP_STATUS[code]) >= HTTPStatus.BAD_REQUEST
     assert GRPC_STATUS[code] not in (OK, UNKNOWN)
-    # Clients take it for "the caller has had its share", so that overload, which is nobody's fault, is not told so.
-    assert (GRPC_STATUS[code] == RESOURCE_EXHAUSTED) == (code is ErrorCode.QUOTA_EXCEEDED)
+    # Clients take it for "the caller asks too much", so that overload, which is nobody's fault, is not told so.
+    callers_fault = code in (ErrorCode.QUOTA_EXCEEDED, ErrorCode.TOO_LARGE)
+    assert (GRPC_STATUS[code] == RESOURCE_EXHAUSTED) == callers_fault
 
 
 def test_our_own_errors_pass_unchanged() -> None:
