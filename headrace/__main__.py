@@ -11,7 +11,7 @@ import typer
 
 from foundation.settings import SettingsError, load
 from gateway.settings import GatewaySettings
-from headrace import __version__, key_commands
+from headrace import __version__, key_commands, model_commands
 
 app = typer.Typer(
     help="Serve machine-learning models over the Open Inference Protocol.",
@@ -21,6 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(key_commands.app, name="key")
+app.add_typer(model_commands.app, name="models")
 
 
 def _say(line: str) -> None:

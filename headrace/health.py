@@ -20,23 +20,26 @@ def admin_url(host: str, port: int, *, tls: bool = False) -> str:
     return f"http{'s' * tls}://{f'[{reachable}]' if ':' in reachable else reachable}:{port}{_PATH}"
 
 
+def connect(url: str, timeout_s: float) -> HTTPConnection:
+    """A connection to an admin port, not opened yet. ``ValueError`` for what is no address."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("it does not begin with http:// or https:// and a host")
+    if parts.scheme == "http":
+        return HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
+    # Whose certificate it is does not matter: it is the operator's own server, and loopback is in few of them.
+    context = ssl._create_unverified_context()  # noqa: S323
+    return HTTPSConnection(parts.hostname, parts.port, timeout=timeout_s, context=context)
+
+
 def complaint(url: str, timeout_s: float) -> str:
     """Why the gateway at ``url`` is not ready; nothing when it is. A URL without a path asks for readiness."""
-    parts = urlsplit(url)
     try:
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("it does not begin with http:// or https:// and a host")
-        connection = HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
-        if parts.scheme == "https":
-            # Whose certificate it is does not matter: only a readiness is asked for, and loopback is in few of them.
-            context = ssl._create_unverified_context()  # noqa: S323
-            connection = HTTPSConnection(
-                parts.hostname, parts.port, timeout=timeout_s, context=context
-            )
+        connection = connect(url, timeout_s)
     except ValueError as error:
         return f"{url} cannot be asked: {error}"
     try:
-        connection.request("GET", parts.path.rstrip("/") or _PATH)
+        connection.request("GET", urlsplit(url).path.rstrip("/") or _PATH)
         answer = connection.getresponse()
         said = answer.read(500).decode(errors="replace").strip()
     except (OSError, HTTPException) as error:

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from loadtests import models
 
 TREES = "trees"
-TREE_COUNT, DEPTH = 500, 6
+TREE_COUNT, DEPTH = 3000, 6
 VARIANTS = 2
 """Different weights, so that every reload really brings something else."""
 

@@ -25,6 +25,8 @@ HOLDER = "headrace.key_holder"
 """Where the scope of a request names the holder of its key."""
 OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
 """Load balancers have no keys."""
+ALL_STATISTICS = "/v2/models/stats"
+"""Names no model, though it looks like it."""
 READ_BY_POST = "/v2/repository/index"
 """The protocol asks for the index with POST; it changes nothing."""
 FOR_EVERY_KEY = "/v2"
@@ -82,7 +84,7 @@ class KeysRequired:
         try:
             holder = self._access.holder(dict(scope["headers"]))
             if scope["path"] != FOR_EVERY_KEY:
-                holder.allow(named[1] if named else "")
+                holder.allow(named[1] if named and scope["path"] != ALL_STATISTICS else "")
         except HeadraceError as error:
             await _answer(send, self._refusal(named, holder, error))
             return

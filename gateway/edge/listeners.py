@@ -102,7 +102,7 @@ def claim_shared(host: str, port: int, option: str, count: int) -> list[socket.s
     port = first.getsockname()[1]
     try:
         claimed.insert(0, _mark(host, port, option))
-        for _ in range(count - 1):
+        while len(claimed) <= count:
             claimed.append(_bind(host, port, option, shared=True))
     except ListenError:
         for one in claimed:

@@ -90,7 +90,7 @@ class WorkerName(logging.Filter):
 def configure(
     level: str, style: str, stream: TextIO | None = None, *, worker: int | None = None
 ) -> None:
-    """Send every log of the process to ``stream`` (standard error); each line names its worker, if there are several."""
+    """Send every log of the process to ``stream`` (standard error); each line names its worker, if there is one."""
     target = stream or sys.stderr
     as_text = style == "text" or (style == "auto" and target.isatty())
     handler = logging.StreamHandler(target)

@@ -184,6 +184,7 @@ class Metrics(Collector):
     def __init__(self, admission: Admission, *, measure_lanes: bool = True) -> None:
         """Without ``measure_lanes`` there is nothing about models; the fronts' counts cost less than not counting."""
         self._measure_lanes = measure_lanes
+        self._unmeasured: Counter[tuple[str, str]] = Counter()
         self._lanes: dict[tuple[str, str], LaneMetrics] = {}
         self._retired: OrderedDict[tuple[str, str], None] = OrderedDict()
         self.fronts = FrontMetrics()
@@ -194,9 +195,10 @@ class Metrics(Collector):
 
     def lane(self, model: str, version: str) -> LaneMetrics | NullLaneMetrics:
         """The meters of a new lane: those of the version's earlier lane, if it had one."""
-        if not self._measure_lanes:
-            return NullLaneMetrics()
         key = (model, version)
+        if not self._measure_lanes:
+            self._unmeasured[key] += 1
+            return NullLaneMetrics()
         lane = self._lanes.get(key)
         if lane is None:
             self._lanes[key] = lane = LaneMetrics(model, version)
@@ -207,9 +209,11 @@ class Metrics(Collector):
     def retire(self, model: str, version: str) -> None:
         """A lane of this version is gone; its counters stay, among those of the last versions that went."""
         key = (model, version)
-        lane = self._lanes.get(key)
-        if lane is None:
+        if not self._measure_lanes:
+            self._unmeasured[key] -= 1
+            self._unmeasured += Counter()  # forgets those that came to nothing
             return
+        lane = self._lanes[key]
         lane.lanes -= 1
         if lane.lanes:
             return
@@ -225,6 +229,8 @@ class Metrics(Collector):
 
     def statistics(self, wall_offset_s: float) -> list[VersionStatistics]:
         """What the versions that are served now have done; the offset: wall clock minus monotonic clock."""
+        if not self._measure_lanes:
+            return [VersionStatistics(*key) for key in self._unmeasured]
         return [lane.statistics(wall_offset_s) for lane in self._lanes.values() if lane.lanes]
 
     def gauge(self, name: str, text: str, labels: tuple[str, ...], read: GaugeReader) -> None:

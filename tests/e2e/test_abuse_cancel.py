@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -14,9 +15,9 @@ import numpy as np
 import pytest
 
 from tests.support.floods import MB, cut, dial, endured
-from tests.support.h2_frames import CallFrames, opening, reset
+from tests.support.h2_frames import CallFrames, data, opening, reset
 from tests.support.lanes import lane, occupied, wait_until_idle, wait_until_queued
-from tests.support.raw_h2 import INFER, frame, infer_message
+from tests.support.raw_h2 import INFER, SERVICE, frame, infer_message
 from tests.support.raw_http import RawHttp, floats_json, post_infer, post_infer_chunked
 from tests.support.served_models import SLOW_WIDTH
 from tests.support.server_process import ServerProcess
@@ -27,6 +28,8 @@ SLOW = infer_message("slow", ROW.tobytes(), [1, SLOW_WIDTH])
 QUICK = infer_message("identity", bytes(16), [1, 4])
 ROUNDS = 6
 AT_ONCE = 800
+STREAMED = 4
+STREAM = SERVICE + "ModelStreamInfer"
 LEAK_BYTES = 1000
 """A forgotten call is larger than this, with its request and its ticket."""
 
@@ -41,14 +44,36 @@ def _grown(server: ServerProcess, storm: Any) -> int:
     return server.rss_bytes - before
 
 
-def test_cancelled_calls_leave_nothing(server: ServerProcess) -> None:
+def _unary(calls: CallFrames) -> tuple[int, bytes]:
+    return calls.call(frame(SLOW))
+
+
+def _stream(calls: CallFrames) -> tuple[int, bytes]:
+    """A stream with several requests inside that has not come to its end."""
+    stream_id, head = calls.headers()
+    return stream_id, head + data(stream_id, frame(SLOW) * STREAMED)
+
+
+@pytest.mark.parametrize(
+    ("path", "make", "at_once", "each"),
+    [(INFER, _unary, AT_ONCE, 1), (STREAM, _stream, AT_ONCE // STREAMED, STREAMED)],
+    ids=["calls", "streams"],
+)
+def test_cancelled_calls_leave_nothing(
+    server: ServerProcess,
+    path: str,
+    make: Callable[[CallFrames], tuple[int, bytes]],
+    at_once: int,
+    each: int,
+) -> None:
     def storm() -> None:
-        calls = CallFrames()
-        made = [calls.call(frame(SLOW)) for _ in range(AT_ONCE)]
+        calls = CallFrames(path)
+        made = [make(calls) for _ in range(at_once)]
         with occupied(server), dial(server.grpc) as connection:
             connection.sendall(opening() + b"".join(call for _, call in made))
             eventually(
-                "most are inside", lambda: lane(server, "slow")["queued_requests"] > AT_ONCE // 2
+                "most are inside",
+                lambda: lane(server, "slow")["queued_requests"] > at_once * each // 2,
             )
             connection.sendall(b"".join(reset(stream_id) for stream_id, _ in made))
             wait_until_queued(server, 0)

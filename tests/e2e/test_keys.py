@@ -47,6 +47,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
     made = Keys(tmp_path_factory.mktemp("keys") / "keys.toml")
     made.make("open")
     made.make("identity-only", models=("ident*",))
+    made.make("stats-only", models=("stats",))
     made.make("leaving")
     return made
 
@@ -207,6 +208,11 @@ def test_a_key_for_some_models(guarded: ServerProcess, keys: Keys) -> None:
         assert ask_once(guarded.http, request("GET", path, headers)).status == status, path
 
 
+def test_the_statistics_of_all_models_are_no_model(guarded: ServerProcess, keys: Keys) -> None:
+    asked = request("GET", "/v2/models/stats", keys.http("stats-only"))
+    assert ask_once(guarded.http, asked).status == 403
+
+
 def test_a_key_for_some_models_over_grpc(grpc_connection: RawGrpc, keys: Keys) -> None:
     headers = keys.grpc("identity-only")
     assert grpc_connection.ask(_message("identity"), headers=headers).status == 0
@@ -233,7 +239,7 @@ def test_a_key_for_some_models_over_grpc(grpc_connection: RawGrpc, keys: Keys) -
 def test_the_reference_front_asks_for_the_same_keys(start_server: StartServer, keys: Keys) -> None:
     server = start_server(access__api_keys_file=keys.file, grpc__server="grpcio")
     with RawGrpc(server.grpc) as connection:
-        for method in ("ModelInfer", "ModelStreamInfer", "ServerMetadata", "RepositoryIndex"):
+        for method in ("ModelInfer", "ServerMetadata", "RepositoryIndex"):
             outcome = connection.ask(_message(), SERVICE + method)
             assert outcome.status == UNAUTHENTICATED, method
         assert connection.ask(_message(), headers=keys.grpc("open")).status == 0

@@ -7,6 +7,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,6 @@ from hypothesis import strategies as st
 from schemathesis.specs.openapi import checks as openapi_checks
 
 from gateway.edge import openapi
-from gateway.edge.http_app import DataRoutes
 from tests.support import models
 from tests.support.server_process import ServerProcess
 
@@ -26,13 +26,10 @@ TOLERATED = {501, 503, 504}
 BY_NAME = ("fraud", "text", "several", "nobody")
 
 DOCUMENT = openapi.document("0")
-SERVED = {route.path for route in object.__new__(DataRoutes).routes()}
-"""Listing them takes no front. That everything is served in the end, tests/unit/edge/test_openapi.py says."""
 SCHEMA = schemathesis.openapi.from_dict(DOCUMENT, config=schemathesis.Config())
 OPERATIONS = {
     f"{one.method.upper()} {one.path}": one
     for one in (found.ok() for found in SCHEMA.get_all_operations())
-    if one.path in SERVED
 }
 POSITIVE, NEGATIVE = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
 TURNS = [(name, POSITIVE) for name in OPERATIONS]
@@ -111,11 +108,31 @@ def test_examples_of_infer_work(server: ServerProcess, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [path for path, item in DOCUMENT["paths"].items() if "get" in item and path in SERVED]
+    "path", [path for path, item in DOCUMENT["paths"].items() if "get" in item]
 )
 def test_every_get_works_on_the_example_model(server: ServerProcess, path: str) -> None:
     status, fields, answer = asked(server, "GET", filled(path), b"", {})
     assert (status, fields["content-type"]) == (200, "application/json"), answer
+
+
+def test_the_repository_under_control(tmp_path: Path) -> None:
+    """The examples of index, unload and load work, and so does what schemathesis makes of load and unload."""
+    models.write_model(tmp_path, openapi.EXAMPLE_MODEL, models.identity())
+    control = {"repository.control": "explicit", "repository.startup_models": "*"}
+    with ServerProcess(tmp_path, control) as server:
+        for end in ("index", f"models/{openapi.EXAMPLE_MODEL}/unload", "index"):
+            status, _, answer = asked(
+                server, "POST", f"/v2/repository/{end}", b'{"ready":true}', {}
+            )
+            assert status == 200, answer
+        assert json.loads(answer) == []
+        for name, operation in OPERATIONS.items():
+            if name.endswith(("/load", "/unload")):
+                assert 404 in ask_many(server, operation.as_strategy(POSITIVE))
+                path = {"model": openapi.EXAMPLE_MODEL}
+                assert 200 in ask_many(
+                    server, operation.as_strategy(POSITIVE, path_parameters=path)
+                )
 
 
 def cases(operation: Any, mode: schemathesis.GenerationMode) -> st.SearchStrategy[Any]:

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.core.admission import Admission, AdmissionLimits
 from gateway.core.batch import Batch, BatchReason
+from gateway.core.statistics import VersionStatistics
 from gateway.telemetry.metrics import (
     MAX_RETIRED_VERSIONS,
     FrontMetrics,
@@ -278,6 +279,7 @@ def test_nothing_is_kept_where_nothing_is_to_be_measured() -> None:
     lane.answered([(0.0, 0.1)], 0.2, 0.3, 0.4)
     lane.shed("expired", 1)
     lane.late_answer()
-    metrics.retire("m", "1")
     assert not metrics.lanes
+    assert metrics.statistics(0.0) == [VersionStatistics("m", "1")]
+    metrics.retire("m", "1")
     assert not metrics.statistics(0.0)
