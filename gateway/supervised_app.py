@@ -56,13 +56,13 @@ class SupervisedGateway:
         self._supervisor = supervisor = Supervisor(settings, self._version, listeners, self._say)
         address, listener = wrap_admin(admin_socket, settings, certificates)
         self._admin_server = HttpServer(
-            admin.build(supervisor, self._version),
+            admin.build(supervisor.spokesman, self._version),
             [listener],
             protocol="httptools",
             keep_alive_s=settings.http.keep_alive_s,
         )
         index = await supervisor.start()
-        supervisor.addresses["admin"] = address
+        supervisor.spokesman.addresses["admin"] = address
         await self._admin_server.start()
         return index
 
@@ -86,7 +86,7 @@ class SupervisedGateway:
     @property
     def addresses(self) -> dict[str, str]:
         """Where everything is."""
-        return self._supervisor.addresses
+        return self._supervisor.spokesman.addresses
 
     async def abandon(self) -> None:
         """The end of an instance that never served."""

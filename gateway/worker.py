@@ -78,6 +78,7 @@ class Worker:
             hand_over=not self._told_to_stop,
             on_closed=lambda: self._channel.tell("closed") if self._told_to_stop else None,
         )
+        self._channel.tell("metrics", plain(families_of(gateway.registry)))
         with contextlib.suppress(ChannelClosedError, TimeoutError, HeadraceError):
             await self._channel.call("stopped", clean, timeout_s=1.0)
         if not gateway.serving.idle:

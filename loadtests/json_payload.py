@@ -14,13 +14,13 @@ def infer_path(model: str) -> str:
     return f"/v2/models/{model}/infer"
 
 
-def infer_body(timeout_us: int | None = None) -> bytes:
-    """One row of 32 floats; with a deadline where one is given."""
+def infer_body(timeout_us: int | None = None, rows: int = 1) -> bytes:
+    """Rows of 32 floats, in one list; with a deadline where one is given."""
     tensor = {
         "name": models.INPUT,
-        "shape": [1, models.FEATURES],
+        "shape": [rows, models.FEATURES],
         "datatype": "FP32",
-        "data": models.sample_rows()[0],
+        "data": models.sample_rows(rows).ravel(),
     }
     request: dict[str, object] = {"inputs": [tensor]}
     if timeout_us is not None:

@@ -19,6 +19,7 @@ import msgspec
 from loadtests import arrivals, json_payload, protobuf_payload
 from loadtests.grpc_connection import GrpcConnection
 from loadtests.http_connection import HttpConnection
+from loadtests.operations_models import ROWS
 from loadtests.replies import Connection, Outcome
 
 READY = "ready"
@@ -62,8 +63,8 @@ class Caller:
         self._protocol = protocol
         self._address = address
         self._model = model
-        self._message = protobuf_payload.infer_request(model)
-        self._path, self._body = json_payload.infer_path(model), json_payload.infer_body()
+        self._message = protobuf_payload.infer_request(model, ROWS)
+        self._path, self._body = json_payload.infer_path(model), json_payload.infer_body(rows=ROWS)
         self._fresh_every = fresh_every
         self._poller = select.epoll()
         self._by_fd: dict[int, tuple[Connection, int]] = {}

@@ -26,6 +26,11 @@ def call(protocol: Protocol, address: tuple[str, int], model: str) -> Reply:
     else:
         path, body = json_payload.infer_path(model), json_payload.infer_body()
         connection = HttpConnection(address, path, body)
+    return one_call(connection)
+
+
+def one_call(connection: Connection) -> Reply:
+    """The reply to a connection's only call."""
     try:
         return _one_reply(connection)
     finally:

@@ -17,10 +17,10 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _PREFIX = struct.Struct(">BI")
 
 
-def infer_request(model: str) -> bytes:
-    """ModelInferRequest with raw_input_contents, one row."""
-    rows = models.sample_rows()
-    return _field(1, model.encode()) + _tensor(5, models.INPUT, rows.shape) + _raw(7, rows)
+def infer_request(model: str, rows: int = 1) -> bytes:
+    """ModelInferRequest with raw_input_contents."""
+    data = models.sample_rows(rows)
+    return _field(1, model.encode()) + _tensor(5, models.INPUT, data.shape) + _raw(7, data)
 
 
 def infer_response(model: str, answer: float) -> bytes:

@@ -191,8 +191,7 @@ class _Handlers(grpc.GenericRpcHandler):
             while isinstance(said := await line.said.get(), bytes):
                 line.unsaid_bytes -= len(said)
                 await context.write(said)
-                if line.held:
-                    line.resume(stream)
+                line.resume(stream)
         finally:
             self._streams.discard(stream)
             for helper in helpers:
@@ -214,9 +213,9 @@ class _Line:
     def __init__(self, front: GrpcFront) -> None:
         self.front = front
         self.streams = self
-        self.held: set[Exchange] = set()
+        self.choked: set[Exchange] = set()
         self.said: asyncio.Queue[bytes | _End] = asyncio.Queue()
-        """What the peer is to be told; a stream's messages are bounded by ``is_choked``."""
+        """What the peer is to be told; a stream's messages are bounded by ``choked``."""
         self.unsaid_bytes = 0
         self._may_listen = asyncio.Event()
         self._may_listen.set()
@@ -269,7 +268,10 @@ class _Line:
     def resume(self, stream: MessageStream | Exchange) -> None:
         """Some answers are out."""
         assert isinstance(stream, MessageStream)
-        stream.resume()
+        if self.unsaid_bytes <= self.front.limits.stream_window_bytes:
+            self.choked.discard(stream)
+        if stream.held and not self.choked:
+            stream.resume()
 
     # -- from the call to grpcio ------------------------------------------------------------------
 
@@ -287,8 +289,8 @@ class _Line:
         """The stream has something to say at the end of this turn of the loop."""
         asyncio.get_running_loop().call_soon(stream.speak)
 
-    def say(self, stream: MessageStream, framed: bytes, messages: int) -> bool:
-        """Some messages of a stream. False when the peer leaves too much of them unread."""
+    def say(self, stream: MessageStream, framed: bytes, messages: int) -> None:
+        """Some messages of a stream."""
         stream.begun = True
         start = 0
         for _ in range(messages):
@@ -297,20 +299,15 @@ class _Line:
             self.said.put_nowait(framed[start + grpc_wire.PREFIX_BYTES : end])
             self.unsaid_bytes += length_bytes
             start = end
-        return not self.is_choked(stream)
+        if self.unsaid_bytes > self.front.limits.stream_window_bytes:
+            self.choked.add(stream)  # more waits for the peer than it may have bytes on the way to us
 
-    def is_choked(self, stream: MessageStream) -> bool:
-        """Whether more answers wait than the peer may have bytes on the way to us."""
-        return self.unsaid_bytes > self.front.limits.stream_window_bytes
-
-    def hold(self, stream: MessageStream) -> None:
+    def shut_window(self, stream: MessageStream) -> None:
         """Read no more of the peer's messages for now."""
-        self.held.add(stream)
         self._may_listen.clear()
 
-    def release(self, stream: MessageStream) -> None:
+    def open_window(self, stream: MessageStream) -> None:
         """Read on."""
-        self.held.discard(stream)
         self._may_listen.set()
 
     def end(self, stream: MessageStream, error: HeadraceError | None) -> None:

@@ -134,7 +134,7 @@ class MessageStream(Exchange):
         self._partial_since_s = math.inf
         if not self._is_shut:
             self._is_shut = True
-            self._connection.streams.shut(self)
+            self._connection.streams.shut_window(self)
 
     def resume(self) -> None:
         """Some answers are out: read on, as far as there is room now."""
@@ -146,7 +146,7 @@ class MessageStream(Exchange):
             self.fail(error)
         if self._is_shut and not self.held and not self.answered:
             self._is_shut = False
-            self._connection.streams.open(self)
+            self._connection.streams.open_window(self)
 
     def message_is_complete(self) -> None:
         self.complete = True

@@ -74,15 +74,15 @@ class StreamWriter:
         unread_bytes = self._h2.queued_body_size(stream.stream_id)
         return unread_bytes > self._connection.front.limits.stream_window_bytes
 
-    def shut(self, stream: MessageStream) -> None:
+    def shut_window(self, stream: MessageStream) -> None:
         """Let the peer send no more on this stream than its window still allows."""
-        self._open_window(stream, 0)
+        self._set_window(stream, 0)
 
-    def open(self, stream: MessageStream) -> None:
+    def open_window(self, stream: MessageStream) -> None:
         """Let the peer send again."""
-        self._open_window(stream, self._connection.front.limits.stream_window_bytes)
+        self._set_window(stream, self._connection.front.limits.stream_window_bytes)
 
-    def _open_window(self, stream: MessageStream, size_bytes: int) -> None:
+    def _set_window(self, stream: MessageStream, size_bytes: int) -> None:
         if not stream.complete:
             with suppress(ngh2.NGH2Error):  # it may go away between two events of one read
                 self._h2.set_local_window_size(size_bytes, stream_id=stream.stream_id)

@@ -60,6 +60,7 @@ class Seat:
         try:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                "-P",  # not what lies in the folder that we were started in
                 "-m",
                 "gateway.worker",
                 str(their_control.fileno()),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from math import inf
+from typing import TYPE_CHECKING, cast
 
 from backends.errors import InvalidModelInput
 from gateway.errors import ErrorCode
@@ -18,6 +19,9 @@ from tests.sim.plans import ModelPlan
 from tests.sim.records import CallRecord, History
 from tests.sim.virtual_loop import VirtualLoop
 from tests.sim.virtual_worker import Part, VirtualWorker
+
+if TYPE_CHECKING:
+    from gateway.core.servables import ServableVersion
 
 TINY_S = 1e-9
 """Differences of this size are rounding."""
@@ -35,10 +39,18 @@ class LaneBook:
         loop: VirtualLoop,
         worker: VirtualWorker,
         history: History,
+        process: str,
     ) -> None:
         self.plan = plan
+        self.name = f"{process}{plan.name}/{plan.version}"
+        """Loads of one number share it, as they share their counters."""
         self.lane: Lane
         self.meters: LaneMetrics
+        self.inside = 0
+        """Calls that were taken in and have not ended."""
+        self.retired = False
+        self.gone = 0
+        """How often its owner was told that it is gone."""
         self.worker = worker
         self.waiting_requests = 0
         self.waiting_rows = 0
@@ -50,10 +62,6 @@ class LaneBook:
         self._buckets: dict[int, Bucket] = {}
         self._tried_alone: list[Part] = []
         self._failed: list[CallRecord] = []
-
-    @property
-    def name(self) -> str:
-        return f"{self.plan.name}/{self.plan.version}"
 
     @property
     def has_free_instance(self) -> bool:
@@ -70,7 +78,10 @@ class LaneBook:
 
     def enter(self, record: CallRecord) -> None:
         """The lane took the call in."""
+        if self.retired:
+            self._wrong(f"call {record.number} was taken in by a version that had been replaced")
         record.reached_lane = True
+        self.inside += 1
         record.priority = min(record.priority, self.plan.priority_levels)
         record.enqueued_s = self._loop.now_s
         record.enqueued_turn = self._loop.turn
@@ -87,6 +98,11 @@ class LaneBook:
 
     def leave(self, record: CallRecord) -> None:
         """The call ended; what it still had waiting goes with it."""
+        self.inside -= 1
+        self.forget(record)
+
+    def forget(self, record: CallRecord) -> None:
+        """What the call still had waiting will not run."""
         if record.waiting:
             self.waiting_rows -= record.rows - record.taken_rows
             self._remove(record)
@@ -106,6 +122,8 @@ class LaneBook:
         self._history.note(
             self._loop.now_s, "run", self.name, "inline" if inline else "worker", parts
         )
+        if self.gone:
+            self._wrong(f"{parts} ran after the version was gone")
         if self._tried_alone:
             if parts != [self._tried_alone.pop(0)]:
                 self._wrong(f"{parts} ran although a failed batch had to be tried one by one first")
@@ -225,13 +243,18 @@ class LaneBook:
     def reported(self, failed: list[CallRecord]) -> None:
         """The lane is about to hear of these failures: what else they have in the queue goes."""
         for record in failed:
-            self.leave(record)
+            self.forget(record)
 
     # -- moments ----------------------------------------------------------------------------------
 
     def check_turn(self) -> None:
         """At the end of a turn of the loop: counts agree, and nobody waits beside an idle instance."""
         queue = self.lane.queue
+        handles = cast("ServableVersion", self.lane.servable).handles
+        if handles != self.inside:
+            self._wrong(f"it is still held by {handles}, {self.inside} calls are inside")
+        if self.worker.closed and (self.worker.closed_while_busy or not self.gone):
+            self._wrong("its worker was closed before it was gone")
         counted = (queue.queued_requests, queue.queued_rows)
         if counted != (self.waiting_requests, self.waiting_rows):
             self._wrong(f"queue counts {counted}, {self.waiting_requests} requests wait")

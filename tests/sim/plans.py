@@ -52,6 +52,9 @@ class ModelPlan(msgspec.Struct, frozen=True):
     ragged: bool = False
     """Later pieces of a request that was cut are answered in another shape than the first one."""
     warmed_up: bool = True
+    load_s: float = 0.0
+    """What loading and warming it takes, on a thread."""
+    loads: bool = True
 
     @property
     def limit_rows(self) -> int:
@@ -120,6 +123,25 @@ class Storm(msgspec.Struct, frozen=True):
     share: float
 
 
+class Operation(msgspec.Struct, frozen=True):
+    """What an operator does at one moment: some files come and go, then a control call."""
+
+    at_s: float
+    call: Literal["load", "unload"]
+    model: str
+    arriving: tuple[ModelPlan, ...] = ()
+    """Versions whose files are there from now on; they take the place of what had their number."""
+    leaving: tuple[str, ...] = ()
+    """Versions whose files are deleted."""
+
+
+class Death(msgspec.Struct, frozen=True):
+    """A worker dies at one moment, with everything in it; nothing happens when its seat is empty."""
+
+    at_s: float
+    seat: int
+
+
 class Day(msgspec.Struct, frozen=True):
     """All of it."""
 
@@ -129,6 +151,14 @@ class Day(msgspec.Struct, frozen=True):
     models: tuple[ModelPlan, ...]
     traffic: tuple[TrafficPlan, ...]
     storms: tuple[Storm, ...] = ()
+    workers: int = 0
+    """Behind a supervisor; 0: one process alone."""
+    operations: tuple[Operation, ...] = ()
+    deaths: tuple[Death, ...] = ()
+    scrapes: tuple[float, ...] = ()
+    """When somebody reads the metrics, in seconds from the start."""
+    kept_versions: int = 1
+    """How many of a model's versions are wanted, the newest first."""
     closes_s: float | None = None
     """When the gateway starts to drain; None: it never does."""
     max_requests: int = 8192

@@ -99,7 +99,7 @@ class ScriptedModel:
         return outputs
 
 
-def load(plan: ModelPlan, backend: ScriptedModel) -> LoadedModel:
+def load(plan: ModelPlan, backend: ScriptedModel, fingerprint: str = "") -> LoadedModel:
     """The model as the repository would hand it over."""
     timings: tuple[WarmupTiming, ...] = ()
     if plan.warmed_up:
@@ -130,4 +130,5 @@ def load(plan: ModelPlan, backend: ScriptedModel) -> LoadedModel:
         warmup_problem="",
         sha256="",
         load_seconds=0.0,
+        fingerprint=fingerprint,
     )

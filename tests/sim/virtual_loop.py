@@ -109,3 +109,24 @@ class VirtualLoop:
         return (
             f"VirtualLoop({self.now_s:.6f}, {len(self._ready)} ready, {len(self._timers)} timers)"
         )
+
+
+class ProcessLoop:
+    """The loop as one process has it: what it had planned goes with it when it dies."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self._loop = loop
+        self.alive = True
+
+    @property
+    def now_s(self) -> float:
+        return self._loop.now_s
+
+    def call_soon(self, callback: Callback, /) -> Handle:
+        return self._loop.call_soon(lambda: callback() if self.alive else None)
+
+    def call_later(self, delay: float, callback: Callback, /) -> Handle:
+        return self._loop.call_later(delay, lambda: callback() if self.alive else None)
+
+    def call_at(self, due_s: float, callback: Callback) -> Handle:
+        return self._loop.call_at(due_s, lambda: callback() if self.alive else None)

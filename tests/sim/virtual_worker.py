@@ -11,7 +11,7 @@ from typing import Protocol
 
 from gateway.pipeline.execution import Outcome
 from tests.sim.records import CallRecord
-from tests.sim.virtual_loop import VirtualLoop
+from tests.sim.virtual_loop import ProcessLoop, VirtualLoop
 
 Part = tuple[int, int, int]
 """(call, first row, end row)."""
@@ -63,14 +63,16 @@ class VirtualWorker:
     """Fills the port ``Worker``; counts its threads as the real one has them."""
 
     def __init__(
-        self, loop: VirtualLoop, run_time: RunTime, threads: int, hand_over_s: float
+        self, loop: ProcessLoop, run_time: RunTime, threads: int, hand_over_s: float
     ) -> None:
         self._loop = loop
         self._run_time = run_time
         self._hand_over_s = hand_over_s
         self.threads = threads
         self.busy = 0
-        self.closed = False
+        self.closed = 0
+        """How often."""
+        self.closed_while_busy = False
         self.witness: RunWitness | None = None
 
     def submit(
@@ -91,7 +93,8 @@ class VirtualWorker:
         self._loop.call_at(self._loop.now_s + seconds + self._hand_over_s, report)
 
     def close(self) -> None:
-        self.closed = True
+        self.closed += 1
+        self.closed_while_busy |= self.busy > 0
 
     def join(self) -> None:
         return None

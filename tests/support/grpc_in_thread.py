@@ -21,7 +21,7 @@ from gateway.edge.grpc_connection import GrpcConnection
 from gateway.edge.grpc_front import GrpcFront
 from gateway.edge.server_info import ServerInfo
 from gateway.errors import CallCancelled
-from gateway.messages import ModelStatus, Prediction, PredictRequest
+from gateway.messages import LaneFacts, ModelStatus, Prediction, PredictRequest
 from gateway.ports import RepositoryControl
 from gateway.settings import GrpcLimits
 from tests.support.server_process import Address
@@ -74,7 +74,7 @@ class GrpcInThread:
             ModelStatus("broken", "1", "UNAVAILABLE", "no such operator"),
         ]
         self.table = ServableTable([model], statuses)
-        self.info = ServerInfo(self.table, lambda servable: (1, 0), "0")
+        self.info = ServerInfo(self.table, lambda servable: LaneFacts(), "0")
         self._control = control
         self._changed = threading.Condition()
         self._loop = asyncio.new_event_loop()

@@ -24,7 +24,7 @@ from tests.support.raw_h2 import (
     RawGrpc,
     frame,
     infer_message,
-)
+)from tests.support.waiting import eventually
 
 STREAM = SERVICE + "ModelStreamInfer"
 ROW = bytes(range(16))
@@ -377,7 +377,7 @@ def test_a_status_waits_for_a_shut_window(front: GrpcInThread) -> None:
         connection.send(stream, ask("a"), end_stream=False)
         while len(connection.peek(stream).body) < size:
             connection.pump()
-        front.until("the deadline has passed", lambda: front.open_calls[0].answered)
+        eventually("the deadline has passed", lambda: front.open_calls[0].answered)
         front.sweep()
         assert not connection.peek(stream).ended
         connection.h2.increment_flow_control_window(1000, stream)
