@@ -16,8 +16,8 @@ from onnx import TensorProto, helper
 from loadtests import models
 
 TREES = "trees"
-TREE_COUNT, DEPTH = 3000, 6
-ROWS = 4
+TREE_COUNT, DEPTH = 1000, 6
+ROWS = 8
 """In every call: some hundred microseconds of work, so that a client in Python keeps up with half of the capacity."""
 VARIANTS = 2
 """Different weights, so that every reload really brings something else."""

@@ -39,8 +39,8 @@ class Frames:
     def __init__(self) -> None:
         self._rest = b""
 
-    def cut(self, data: bytes) -> list[tuple[int, int, bytes]]:
-        """The frames that are whole now: (kind, flags, payload)."""
+    def cut(self, data: bytes) -> list[tuple[int, int, int, bytes]]:
+        """The frames that are whole now: (kind, flags, stream, payload)."""
         if self._rest:
             data = self._rest + data
         at, size, found = 0, len(data), []
@@ -48,7 +48,8 @@ class Frames:
             end = at + 9 + int.from_bytes(data[at : at + 3], "big")
             if end > size:
                 break
-            found.append((data[at + 3], data[at + 4], data[at + 9 : end]))
+            stream = int.from_bytes(data[at + 5 : at + 9], "big")
+            found.append((data[at + 3], data[at + 4], stream, data[at + 9 : end]))
             at = end
         self._rest = data[at:]
         return found
@@ -71,9 +72,9 @@ class Stream:
         self._cost_bytes = len(message)
         self._data = frame(_DATA, 0, _STREAM, message)
         self._may_send_bytes = {0: _SPEC_WINDOW_BYTES, _STREAM: _SPEC_WINDOW_BYTES}
-        self._window_bytes = _SPEC_WINDOW_BYTES
         self._body_bytes = 0
         self._first = b""
+        self._is_known = False
         self._ended = False
         settings = struct.pack(">HI", _INITIAL_WINDOW, _WIDE_BYTES)
         widen = struct.pack(">I", _WIDE_BYTES - _SPEC_WINDOW_BYTES)
@@ -87,8 +88,11 @@ class Stream:
     def first_reply(self) -> bytes:
         """One message, answered: the reply as it stands in the body, prefix and all."""
         self._send(1)
-        while not self._first or len(self._first) < 5 + int.from_bytes(self._first[1:5], "big"):
+        while len(self._first) < 5 or len(self._first) < 5 + int.from_bytes(
+            self._first[1:5], "big"
+        ):
             self._receive()
+        self._is_known = True
         return self._first
 
     def drive(self, in_flight: int, seconds: float) -> tuple[int, float]:
@@ -132,10 +136,66 @@ class Stream:
         data = self._socket.recv(_READ_BYTES)
         if not data:
             raise StreamError("the server closed the connection")
-        for kind, flags, payload in self._frames.cut(data):
+        for kind, flags, stream, payload in self._frames.cut(data):
             if kind == _DATA:
-                if self._body_bytes == 0 and not self._is_known:
+                if not self._is_known:
                     self._first += payload
                 self._body_bytes += len(payload)
+            elif kind == _WINDOW:
+                self._may_send_bytes[stream] += int.from_bytes(payload, "big")
             else:
                 self._heed(kind, flags, payload)
+
+    def _heed(self, kind: int, flags: int, payload: bytes) -> None:
+        if kind == _SETTINGS and not flags & _ACK:
+            for key, value in struct.iter_unpack(">HI", payload):
+                if key == _INITIAL_WINDOW:
+                    self._may_send_bytes[_STREAM] += value - _SPEC_WINDOW_BYTES
+            self._socket.sendall(frame(_SETTINGS, _ACK, 0, b""))
+        elif kind == _PING and not flags & _ACK:
+            self._socket.sendall(frame(_PING, _ACK, 0, payload))
+        elif kind == _HEADERS and flags & END_STREAM:
+            self._ended = True
+        elif kind in (_RESET, _GOAWAY):
+            raise StreamError("the server ended the stream")
+
+
+def _header_block(address: tuple[str, int]) -> bytes:
+    """The request's headers in HPACK: literals without indexing, so that no table is needed."""
+    fields = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": STREAM_PATH,
+        ":authority": f"{address[0]}:{address[1]}",
+        "content-type": "application/grpc",
+        "te": "trailers",
+    }
+    return b"".join(b"\0" + _text(key) + _text(value) for key, value in fields.items())
+
+
+def _text(value: str) -> bytes:
+    assert len(value) < 127, value
+    return bytes((len(value),)) + value.encode()
+
+
+def main() -> None:
+    """Opens a stream, checks one answer, drives, prints one line of JSON."""
+    parser = argparse.ArgumentParser(description="Keeps one infer stream busy.")
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--in-flight", type=int, required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--expected", type=float, required=True, help="the model's answer")
+    given = parser.parse_args()
+    stream = Stream((given.host, given.port), models.TINY)
+    answer = protobuf_payload.streamed_answer_of(protobuf_payload.unframed(stream.first_reply()))
+    if not math.isclose(answer, given.expected, rel_tol=1e-3, abs_tol=1e-5):
+        raise StreamError(f"the answer was {answer}, expected {given.expected}")
+    messages, seconds = stream.drive(given.in_flight, given.seconds)
+    stream.close()
+    told = {"messages": messages, "seconds": seconds}
+    sys.stdout.write(msgspec.json.encode(told).decode() + "\n")
+
+
+if __name__ == "__main__":
+    main()

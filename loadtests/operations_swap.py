@@ -134,9 +134,7 @@ def _swap(
         repository.next_version()
         time.sleep(PAUSE_S)
         began_s = time.monotonic()
-        status, body = ask(
-            address, "POST", f"/v2/repository/models/{TREES}/load", LOAD_TIMEOUT_S
-        )
+        status, body = ask(address, "POST", f"/v2/repository/models/{TREES}/load", LOAD_TIMEOUT_S)
         windows.append((began_s, time.monotonic()))
         if status != 200:
             raise RowError(f"a load was answered {status}: {body[:300]}")

@@ -54,6 +54,14 @@ def answer_of(message: bytes) -> float:
     raise ValueError("the reply holds no output")
 
 
+def streamed_answer_of(message: bytes) -> float:
+    """The same out of a ModelStreamInferResponse; raises `ValueError` with the error that it holds instead."""
+    fields = dict(_fields(message))
+    if fields.get(1):
+        raise ValueError(fields[1].decode(errors="replace"))
+    return answer_of(fields[2])
+
+
 def _tensor(number: int, name: str, shape: tuple[int, ...]) -> bytes:
     sizes = b"".join(_varint(size) for size in shape)
     return _field(number, _field(1, name.encode()) + _field(2, b"FP32") + _field(3, sizes))

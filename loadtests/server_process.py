@@ -68,9 +68,12 @@ class ServerProcess:
 
 @contextlib.contextmanager
 def running(
-    name: str, command: list[str], core: int, logs: Path, timeout: float = 60.0
+    name: str, command: list[str], core: int | str, logs: Path, timeout: float = 60.0
 ) -> Iterator[ServerProcess]:
-    """Starts the server on its core, waits until it is ready, and stops it at the end."""
+    """Starts the server on its core, waits until it is ready, and stops it at the end.
+
+    `core` may be a list of cores, as `taskset` reads it.
+    """
     logs.mkdir(parents=True, exist_ok=True)
     said, stderr = logs / f"{name}.out", logs / f"{name}.err"
     with said.open("wb") as out, stderr.open("wb") as err:

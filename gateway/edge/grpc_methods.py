@@ -76,7 +76,8 @@ def _repository(control: RepositoryControl | None) -> dict[str, Method]:
     """The calls that read and change what is served."""
     if control is None:
         return dict.fromkeys(
-            ("ModelStatistics", "RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"), _no_control
+            ("ModelStatistics", "RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"),
+            _no_control,
         )
 
     async def index(message: bytes) -> bytes:

@@ -111,8 +111,9 @@ class ReferenceServer:
         self._front.draining = True
 
     async def stop_accepting(self, timeout_s: float) -> None:
-        """Close the ports and refuse new calls; those inside have ``timeout_s``."""
-        self._stopping = asyncio.create_task(self._server.stop(timeout_s))
+        """Close the ports and refuse new calls; those inside go on until ``abort``, which comes after ``timeout_s``."""
+        grace_s = timeout_s + ABORT_WITHIN_S
+        self._stopping = asyncio.create_task(self._server.stop(grace_s))
         self._handlers.leave()
         await asyncio.sleep(0)  # so that the ports are closed
 
@@ -300,7 +301,7 @@ class _Line:
             self.unsaid_bytes += length_bytes
             start = end
         if self.unsaid_bytes > self.front.limits.stream_window_bytes:
-            self.choked.add(stream)  # more waits for the peer than it may have bytes on the way to us
+            self.choked.add(stream)
 
     def shut_window(self, stream: MessageStream) -> None:
         """Read no more of the peer's messages for now."""

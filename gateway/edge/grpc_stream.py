@@ -41,6 +41,8 @@ class MessageStream(Exchange):
         "_connection",
         "_cutter",
         "_encoding",
+        "_is_leaving",
+        "_is_quiet",
         "_is_shut",
         "_out",
         "_partial_since_s",
@@ -77,6 +79,9 @@ class MessageStream(Exchange):
         self._pending: deque[Any] = deque()  # of PendingReply
         self._out: list[bytes] = []
         self._is_shut = False
+        self._is_leaving = False
+        self._is_quiet = False
+        """Nothing was asked between two looks of the sweeper."""
         self._timer: asyncio.TimerHandle | None = None
 
     # -- what the peer says -----------------------------------------------------------------------
@@ -91,6 +96,7 @@ class MessageStream(Exchange):
         """The path has chosen this class."""
 
     def receive(self, data: bytes) -> None:
+        self._is_quiet = False
         self._cutter.add(data)
         if not self.held:
             self._cut()
@@ -234,6 +240,14 @@ class MessageStream(Exchange):
             self._connection.streams.refuse_the_rest(self)
         elif now - self._partial_since_s > self._connection.front.limits.message_timeout_s:
             self.fail(self._late())
+        elif self._is_leaving and not self._pending and not self._out:
+            # A peer that asks nothing does not notice that we leave; it would keep us until the drain's limit.
+            if self._is_quiet:
+                self.fail(HeadraceError(ErrorCode.NOT_READY, "the server is shutting down"))
+            self._is_quiet = True
+
+    def leave(self) -> None:
+        self._is_leaving = True
 
 
 class Conversation(MessageStream):

@@ -6,6 +6,7 @@ does, once for each turn of the loop.
 
 from __future__ import annotations
 
+import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,8 @@ class StreamWriter:
         """Those that have something to say."""
         self.choked: set[MessageStream] = set()
         """Those whose answers are not read."""
-        self._connection = connection
+        # The connection holds us: were we to hold it, each that closed would wait for the garbage collector.
+        self._connection: GrpcConnection = weakref.proxy(connection)
         self._h2 = h2
 
     def will_speak(self, stream: MessageStream) -> None:

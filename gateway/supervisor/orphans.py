@@ -7,6 +7,7 @@ every caller that is dealt to an empty seat would wait for the next worker.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 from collections.abc import Callable, Sequence
@@ -59,7 +60,10 @@ class Orphanage:
         for _ in range(ACCEPT_AT_ONCE):
             try:
                 accepted, _ = listener.accept()
-            except OSError:
+            except OSError as error:
+                if error.errno == errno.EINVAL:  # grpcio's: it only holds the port, and never listens
+                    self._watched.discard(listener.fileno())
+                    self._loop.remove_reader(listener.fileno())
                 return
             with accepted:
                 first = next(self._turns)

@@ -1,7 +1,6 @@
-"""HTTP/2 peers that flood, drip, stall and vanish; each is bounded or cut, and somebody else is served meanwhile.
+"""HTTP/2 peers that drip, stall, come and go; each is bounded or cut, and somebody else is served meanwhile.
 
-``test_grpc_connections.py`` has the commoner kinds: garbage, floods of PING, SETTINGS and empty DATA, rapid reset, deaf
-readers.
+``test_abuse_http2_floods.py`` and ``test_grpc_connections.py`` have the louder ones.
 """
 
 from __future__ import annotations
@@ -12,39 +11,25 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from hyperframe.frame import (
-    DataFrame,
-    Frame,
-    HeadersFrame,
-)
+from hyperframe.frame import ContinuationFrame, DataFrame, Frame, HeadersFrame
 
 from tests.e2e.conftest import StartServer
 from tests.support import h2_frames
 from tests.support.floods import MB, cut, dial, endured, open_files, pour
 from tests.support.h2_frames import CallFrames, opening
 from tests.support.neighbour import Neighbour
-from tests.support.raw_h2 import INFER, PREFACE, frame, infer_message
+from tests.support.raw_h2 import PREFACE, frame, infer_message
 from tests.support.server_process import ServerProcess
 from tests.support.waiting import eventually
 
-ENHANCE_YOUR_CALM = 11
-INITIAL_WINDOW_SIZE, HEADER_TABLE_SIZE = 4, 1
+INITIAL_WINDOW_SIZE = 4
 LIMIT_S = 1
 SWEPT_WITHIN_S = 6.0
-LARGEST_FRAME = 16_384
 CHURN = 10_000
 
 IDENTITY = frame(infer_message("identity", bytes(16), [1, 4]))
 SLOW = frame(infer_message("slow", bytes(256), [1, 64]))
 BLOB = frame(infer_message("blob", bytes(4), [1, 1]))
-FIELDS = [
-    (":method", "POST"),
-    (":scheme", "http"),
-    (":path", INFER),
-    (":authority", "test"),
-    ("content-type", "application/grpc"),
-    ("te", "trailers"),
-]
 
 
 def frames_of(heard: bytes) -> list[Frame]:
@@ -173,10 +158,10 @@ def test_headers_that_drip_hold_one_connection_and_no_more(strict: ServerProcess
     with endured(strict, grows_bytes=8 * MB):
         slow = [dial(strict.grpc) for _ in range(100)]
         for connection in slow:
-            connection.sendall(opening() + _HEAD)
+            connection.sendall(opening() + HeadersFrame(1, data=b"").serialize())
         for _ in range(20):
             for connection in slow:
-                connection.sendall(_continued(b""))
+                connection.sendall(ContinuationFrame(1, data=b"").serialize())
         assert strict.metric("headrace_inflight_requests") <= 1
         for connection in slow:
             cut(connection)

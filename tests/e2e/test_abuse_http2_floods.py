@@ -26,15 +26,11 @@ from tests.support.raw_h2 import INFER, frame, infer_message
 from tests.support.server_process import ServerProcess
 
 ENHANCE_YOUR_CALM = 11
-INITIAL_WINDOW_SIZE, HEADER_TABLE_SIZE = 4, 1
-LIMIT_S = 1
-SWEPT_WITHIN_S = 6.0
+HEADER_TABLE_SIZE = 1
 LARGEST_FRAME = 16_384
-CHURN = 10_000
 
 IDENTITY = frame(infer_message("identity", bytes(16), [1, 4]))
 SLOW = frame(infer_message("slow", bytes(256), [1, 64]))
-BLOB = frame(infer_message("blob", bytes(4), [1, 1]))
 FIELDS = [
     (":method", "POST"),
     (":scheme", "http"),

@@ -240,7 +240,7 @@ def test_tls_with_client_certificates(stress_models: Path, tmp_path: Path) -> No
 
 def test_keys_and_their_quotas(stress_models: Path, tmp_path: Path) -> None:
     keys = Keys(tmp_path / "keys.toml")
-    keys.make("once", requests_per_s=0.001, burst=1)
+    keys.make("once", requests_per_s=0.01, burst_requests=1)
     more = GRPCIO | {"access.api_keys_file": keys.file}
     with ServerProcess(stress_models, more) as server, open_channel(server) as channel:
         assert refusal(channel, message("identity", 4)).code() is grpc.StatusCode.UNAUTHENTICATED

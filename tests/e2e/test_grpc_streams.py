@@ -16,7 +16,15 @@ from h2.exceptions import StreamClosedError
 from protos.inference import ModelStreamInferResponse
 from tests.e2e.conftest import StartServer
 from tests.support.lanes import occupied, wait_until_idle, wait_until_queued
-from tests.support.raw_h2 import DEADLINE_EXCEEDED, OK, SERVICE, RawGrpc, frame, infer_message
+from tests.support.raw_h2 import (
+    DEADLINE_EXCEEDED,
+    OK,
+    SERVICE,
+    UNAVAILABLE,
+    RawGrpc,
+    frame,
+    infer_message,
+)
 from tests.support.served_models import SLOW_WIDTH, slow_answer
 from tests.support.server_process import ServerProcess
 from tests.support.waiting import eventually
@@ -162,6 +170,24 @@ def test_an_open_stream_is_finished_before_the_server_stops(start_server: StartS
         outcome = connection.outcome(stream)
         assert outcome.status == OK
         assert len(outcome.body) == 2 * (5 + int.from_bytes(outcome.body[1:5], "big"))
+        connection.pump_until_closed()
+    assert server.wait() == 0
+    server.forget()
+
+
+def test_a_stream_on_which_nothing_is_asked_does_not_hold_up_the_stop(
+    start_server: StartServer,
+) -> None:
+    server = start_server(drain__delay_s=0.1, drain__timeout_s=600)
+    with RawGrpc(server.grpc) as connection:
+        stream = connection.open(STREAM)
+        connection.send(stream, frame(QUICK), end_stream=False)
+        while not connection.peek(stream).body:
+            connection.pump()
+        server.terminate()
+        outcome = connection.outcome(stream)
+        assert outcome.status == UNAVAILABLE
+        assert outcome.body, "what was answered has arrived"
         connection.pump_until_closed()
     assert server.wait() == 0
     server.forget()

@@ -7,6 +7,7 @@ that writing takes, and then lets its crowd react. What goes wrong is noted in t
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from gateway.core.call import Call
 from gateway.errors import CallCancelled
@@ -15,6 +16,9 @@ from tests.sim.day_book import DayBook
 from tests.sim.lane_book import LaneBook
 from tests.sim.records import CallRecord
 from tests.sim.virtual_loop import VirtualLoop
+
+if TYPE_CHECKING:
+    from tests.sim.process import Process
 
 
 class BrokenClientError(Exception):
@@ -28,29 +32,35 @@ class SimCall(Call[Prediction]):
         self,
         record: CallRecord,
         request: PredictRequest,
-        lane: LaneBook | None,
-        book: DayBook,
         loop: VirtualLoop,
         *,
         breaks: bool,
         then: Callable[[SimCall], None],
+        lost: Callable[[SimCall], None],
     ) -> None:
         super().__init__()
         self.record = record
         self._request = request
-        self._lane = lane
-        self._book = book
+        self._lane: LaneBook | None = None
+        self._book: DayBook
+        self._process: Process
         self._loop = loop
         self.breaks = breaks
         self._then = then
+        self._lost = lost
         self._shed_before: dict[str, int] = {}
 
-    def begin(self) -> None:
-        """The request is decoded: into the gateway with it."""
-        book, record = self._book, self.record
+    def begin(self, process: Process) -> None:
+        """The request is complete: decoded by what is served now, and into the gateway with it."""
+        book, record, request = process.book, self.record, self._request
+        self._process, self._book = process, book
+        self._lane = lane = book.find(request.model, request.version)
+        if lane is not None and not lane.plan.batched:
+            record.rows = request.rows = 1
+        process.calls[record.number] = self
         self._shed_before = self._shed()
         book.started(record)
-        self.start(book.serving.stack(self._request))
+        self.start(book.serving.stack(request))
         if not record.ended:
             if self._lane is None:
                 book.wrong(f"call {record.number} asks for no known model, and waits")
@@ -78,6 +88,7 @@ class SimCall(Call[Prediction]):
 
     def finish(self, result: Prediction | None, error: BaseException | None) -> None:
         record, loop = self.record, self._loop
+        self._process.calls.pop(record.number, None)
         refusal = "" if record.reached_lane else self._newly_shed()
         if record.cancelling and record.reached_lane and isinstance(error, CallCancelled):
             record.cancelled_after_outcome = self._newly_shed() != "cancelled"
@@ -89,6 +100,17 @@ class SimCall(Call[Prediction]):
         self._then(self)
         if self.breaks and error is None:
             raise BrokenClientError(f"call {record.number}")
+
+    def be_lost(self) -> None:
+        """The process that had the call, or its connection, is no more."""
+        coroutine, self._coroutine, self._promise = self._coroutine, None, None
+        if coroutine is not None:
+            coroutine.close()
+        record = self.record
+        record.ended = True
+        record.inside = False
+        record.outcome = "lost"
+        self._lost(self)
 
     def _shed(self) -> dict[str, int]:
         """How many requests of this call's lane ended without an answer of the model, by reason."""

@@ -6,15 +6,15 @@ the end of its calls as clients do: it asks again, hangs up, or breaks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from random import Random
 from typing import Protocol
 
 from gateway.messages import PredictRequest
 from tests.sim.client import SimCall
-from tests.sim.day_book import DayBook
-from tests.sim.lane_book import LaneBook
 from tests.sim.plans import ModelPlan, TrafficPlan
+from tests.sim.process import Process
 from tests.sim.records import CallRecord
 from tests.sim.rows import INVALID, POISON, make_rows
 from tests.sim.virtual_loop import VirtualLoop
@@ -30,6 +30,14 @@ class Numbers(Protocol):
     def __next__(self) -> int: ...
 
 
+class Exchange(Protocol):
+    """Knows which process a connection leads to."""
+
+    def reach(
+        self, crowd: Crowd, connection: int, then: Callable[[Process | None], None]
+    ) -> None: ...
+
+
 class Crowd:
     """The callers of one ``TrafficPlan``."""
 
@@ -38,9 +46,10 @@ class Crowd:
         plan: TrafficPlan,
         model: ModelPlan,
         dice: Random,
-        book: DayBook,
+        calls: dict[int, CallRecord],
         loop: VirtualLoop,
         numbers: Numbers,
+        exchange: Exchange,
     ) -> None:
         self.calls: dict[int, SimCall] = {}
         """Those inside the gateway."""
@@ -48,9 +57,10 @@ class Crowd:
         self._plan = plan
         self._model = model
         self._dice = dice
-        self._book = book
+        self._all_calls = calls
         self._loop = loop
         self._numbers = numbers
+        self._exchange = exchange
         self._left = plan.calls
         self._connections: dict[int, int] = {}
 
@@ -91,24 +101,35 @@ class Crowd:
                 self._forget(call)
                 return
             self._loop.call_at(self._loop.now_s + after_s, lambda: call.go_away(in_a_sweep=False))
-        if plan.upload_chance and dice.random() < plan.upload_chance:
-            self._upload(call)
-        else:
-            call.begin()
+        uploads = plan.upload_chance > 0 and dice.random() < plan.upload_chance
 
-    def _upload(self, call: SimCall) -> None:
+        def connected(process: Process | None) -> None:
+            if call.record.cancelling:
+                self._forget(call)
+            elif process is None:
+                call.be_lost()
+            elif uploads:
+                self._upload(call, process)
+            else:
+                call.begin(process)
+
+        self._exchange.reach(self, self._connections[number], connected)
+
+    def _upload(self, call: SimCall, process: Process) -> None:
         """A large body: its bytes are reserved while it arrives, and are the request's own afterwards."""
         record, plan, loop = call.record, self._plan, self._loop
-        if not self._book.reserve(record.size_bytes):
+        if not process.book.reserve(record.size_bytes):
             self._forget(call)
             return
 
         def complete() -> None:
-            self._book.release(record.size_bytes)
+            process.book.release(record.size_bytes)
             if record.cancelling:
                 self._forget(call)
+            elif not process.alive:
+                call.be_lost()
             else:
-                call.begin()
+                call.begin(process)
 
         loop.call_at(loop.now_s + self._between(plan.upload.low_s, plan.upload.high_s), complete)
 
@@ -119,18 +140,17 @@ class Crowd:
         width = dice.choice(model.widths)
         inputs = make_rows(number, wanted_rows, width, self._flags(wanted_rows))
         version = dice.choice(plan.versions)
-        lane = self._find(version)
         now_s = self._loop.now_s
         record = CallRecord(
             number,
             inputs,
-            rows=1 if lane is not None and not lane.plan.batched else wanted_rows,
+            rows=wanted_rows,
             width=width,
             priority=dice.choice(plan.priorities),
             deadline_s=self._deadline_s(),
             size_bytes=sum(one.nbytes for one in inputs) + FRAMING_BYTES,
         )
-        self._book.calls[number] = record
+        self._all_calls[number] = record
         request = PredictRequest(
             model=plan.model,
             version=version,
@@ -145,14 +165,8 @@ class Crowd:
         )
         breaks = dice.random() < plan.broken_chance
         return SimCall(
-            record, request, lane, self._book, self._loop, breaks=breaks, then=self._ended
+            record, request, self._loop, breaks=breaks, then=self._ended, lost=self._lost
         )
-
-    def _find(self, version: str) -> LaneBook | None:
-        lanes = [one for one in self._book.lanes if one.plan.name == self._plan.model]
-        if not version and lanes:
-            return max(lanes, key=lambda one: int(one.plan.version))
-        return next((one for one in lanes if one.plan.version == version), None)
 
     def _flags(self, rows: int) -> dict[int, int]:
         flags: dict[int, int] = {}
@@ -193,6 +207,17 @@ class Crowd:
         if not answered:
             pause_s += RETRY_S
         self._loop.call_at(self._loop.now_s + pause_s, self._call)
+
+    def _lost(self, call: SimCall) -> None:
+        """The connection broke, or there was none to be had: try again."""
+        self._forget(call)
+        if self._plan.clients:
+            self._loop.call_at(self._loop.now_s + RETRY_S, self._call)
+
+    @property
+    def is_done(self) -> bool:
+        """No call is left, inside or to come."""
+        return self._left <= 0 and not self.calls
 
     def _forget(self, call: SimCall) -> None:
         number = call.record.number

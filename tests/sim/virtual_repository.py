@@ -6,7 +6,7 @@ same functions through which it looks at a disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from itertools import count
 from pathlib import Path
@@ -66,13 +66,17 @@ class Folder:
             local_control,
             scan_model=self.scan_model,
             scan_repository=self.scan_repository,
-            current_fingerprint=self.current_fingerprint,
         )
 
-    def scan_model(self, root: Path, name: str) -> tuple[DesiredModel | None, list[Problem]]:
+    def scan_model(
+        self, root: Path, name: str, *, versions: Collection[int] | None = None
+    ) -> tuple[DesiredModel | None, list[Problem]]:
         if name == BROKEN_MODEL:
             return None, [Problem(BROKEN_MODEL, "", "it is broken")]
         wanted = self.wanted(name)
+        if versions is not None:
+            keys = [(name, str(one)) for one in versions if (name, str(one)) in self._plans]
+            wanted = {version: self._plans[name, version][1] for _, version in keys}
         if not wanted:
             return None, []
         versions = [
@@ -85,12 +89,6 @@ class Folder:
         names = sorted({name for name, _ in self._plans})
         found = [model for name in names if (model := self.scan_model(root, name)[0]) is not None]
         return Desired(tuple(found), (Problem(BROKEN_MODEL, "", "it is broken"),))
-
-    def current_fingerprint(self, version_folder: Path) -> str:
-        found = self._plans.get((version_folder.parent.name, version_folder.name))
-        if found is None:
-            raise FileNotFoundError(f"{version_folder} is gone")
-        return found[1]
 
 
 class ScriptedLoader(Loader):
