@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 
-from backends.manager import Loader, Progress, RepositoryState, load_repository
+from backends.manager import Progress, RepositoryState, load_repository
 from gateway.edge import admin, grpc_methods, grpc_streams, http_app, tls
 from gateway.edge.access import open_access
 from gateway.edge.call_traces import CallTraces
@@ -32,6 +32,7 @@ from gateway.serving import Serving
 from gateway.settings import GatewaySettings
 from gateway.supervisor.control_mode import names_to_load
 from gateway.supervisor.local_control import LocalControl, statuses_of
+from gateway.supervisor.quiet_loader import QuietLoader
 from gateway.telemetry.tracing import open_tracer
 
 logger = logging.getLogger("headrace")
@@ -107,7 +108,7 @@ class Gateway:
         self.local_control = LocalControl(
             settings.repository,
             self.repository,
-            Loader(intra_op_threads=settings.intra_op_threads, clock=time.perf_counter),
+            QuietLoader(intra_op_threads=settings.intra_op_threads, clock=time.perf_counter),
             serving,
             drain_timeout_s=settings.drain.timeout_s,
         )
@@ -258,7 +259,7 @@ class Gateway:
             ports.give_back_paths()
         await ports.stop_accepting(timeout_s)
         http_is_clean, _ = await asyncio.gather(
-            ports.stop_http(timeout_s, hand_over=hand_over, on_closed=on_closed),
+            ports.stop_http(timeout_s, hand_over=hand_over, on_closed=on_closed, force=force),
             self._until(lambda: ports.grpc_idle, give_up_s, force),
         )
         clean = http_is_clean and ports.grpc_idle

@@ -24,6 +24,9 @@ from gateway.terminal import (
 GC_ALLOCATIONS_PER_SWEEP = 20_000
 """Requests make no reference cycles; Python's default of 700 allocations would sweep every few of them."""
 
+SWITCH_INTERVAL_S = 0.0005
+"""How long a thread may keep the interpreter from the loop, a load for one; Python's default of 5 ms is a slow call."""
+
 
 class LoadingStopped(BaseException):
     """Ends a load that nobody wants any more; no ``Exception``, which would count as the model's failure."""
@@ -56,6 +59,7 @@ async def serve(gateway: Gateway, say: Callable[[str], None]) -> int:
         print(f"headrace: {error}", file=sys.stderr)
         return 2
     calm_garbage_collection()
+    share_the_interpreter()
     announce(gateway.addresses, gateway.serving.table.statuses, say)
     await stop.wait()
     say(STOPPING)
@@ -66,6 +70,11 @@ async def serve(gateway: Gateway, say: Callable[[str], None]) -> int:
         sys.stderr.flush()
         os._exit(0)
     return 0
+
+
+def share_the_interpreter() -> None:
+    """The loop gets its turn soon, whatever other threads compute."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
 def calm_garbage_collection() -> None:

@@ -24,7 +24,12 @@ from foundation.access import AccessError
 from gateway.app import Gateway
 from gateway.edge.listeners import ListenError
 from gateway.errors import ErrorCode, HeadraceError
-from gateway.one_process import LoadingStopped, calm_garbage_collection, describe
+from gateway.one_process import (
+    LoadingStopped,
+    calm_garbage_collection,
+    describe,
+    share_the_interpreter,
+)
 from gateway.settings import GatewaySettings
 from gateway.supervisor.channel import Channel, ChannelClosedError
 from gateway.supervisor.merge import families_of, plain
@@ -106,6 +111,7 @@ class Worker:
             self._is_open = True
             self._receive_connections()
             calm_garbage_collection()
+            share_the_interpreter()
             return gateway.addresses
         if method == "metrics":
             return plain(families_of(gateway.registry))

@@ -171,18 +171,18 @@ class Operations:
 
     def _row(self, row: str, number: int) -> None:
         results, label = self.results, f"round {number}/{self._rounds} {row}"
-        for front in FRONTS:
-            given = (self._bench, row, front, number, self._seconds)
-            if row == f"swap-{front}":
-                self._keep(row, label, partial(operations_swap.measure, *given), results.swap)
-            elif row == f"kill-{front}":
-                self._keep(row, label, partial(operations_kill.measure, *given), results.kill)
-            elif row == f"workers-{front}" and self._is_worth_a_round(number):
-                measure = partial(operations_workers.measure, *given, self._usable)
-                self._keep(row, label, measure, results.workers)
         if row == STREAM:
-            measure = partial(operations_stream.measure, self._bench, row, number, self._seconds)
-            self._keep(row, label, measure, results.stream)
+            stream = partial(operations_stream.measure, self._bench, row, number, self._seconds)
+            self._keep(row, label, stream, results.stream)
+        for front in FRONTS:
+            one = (self._bench, row, front, number, self._seconds)
+            if row == f"swap-{front}":
+                self._keep(row, label, partial(operations_swap.measure, *one), results.swap)
+            elif row == f"kill-{front}":
+                self._keep(row, label, partial(operations_kill.measure, *one), results.kill)
+            elif row == f"workers-{front}" and self._is_worth_a_round(number):
+                workers = partial(operations_workers.measure, *one, self._usable)
+                self._keep(row, label, workers, results.workers)
 
     def _is_worth_a_round(self, number: int) -> bool:
         """Figures that nobody may judge are taken once."""

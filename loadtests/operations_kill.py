@@ -16,7 +16,7 @@ import orjson
 
 from loadtests.core_meter import CoreMeter
 from loadtests.failures import RowError
-from loadtests.operations_client import Seen
+from loadtests.operations_client import Line, Seen
 from loadtests.operations_load import (
     SHARE,
     Latency,
@@ -140,13 +140,18 @@ def losses_of(seen: Seen, ports: set[int], killed_s: float) -> Losses:
         if outcome == "answered":
             continue
         line = seen.lines[seen.line[at]] if seen.line[at] >= 0 else None
-        if line is not None and line.broke_s is not None and line.opened_s < killed_s:
-            if line.broke_s >= killed_s and (line.port in ports or not line.lasts):
-                with_worker += 1
-                after_signal += seen.sent_s[at] > killed_s
-                continue
-        beyond[f"{outcome}: {seen.detail[at]}"] += 1
+        if line is not None and _was_of_victim(line, ports, killed_s):
+            with_worker += 1
+            after_signal += seen.sent_s[at] > killed_s
+        else:
+            beyond[f"{outcome}: {seen.detail[at]}"] += 1
     return Losses(with_worker, after_signal, dict(beyond.most_common(5)))
+
+
+def _was_of_victim(line: Line, ports: set[int], killed_s: float) -> bool:
+    if line.broke_s is None or not line.opened_s < killed_s <= line.broke_s:
+        return False
+    return line.port in ports or not line.lasts
 
 
 def _kill_one(server: ServerProcess, port: int) -> tuple[set[int], float]:

@@ -101,7 +101,7 @@ def _trees(seed: int) -> onnx.ModelProto:
         target_ids=[0] * (TREE_COUNT * len(leaves)),
         target_weights=weights.tolist(),
     )
-    shape = ["batch", models.FEATURES]
+    shape: list[str | int | None] = ["batch", models.FEATURES]
     graph = helper.make_graph(
         [node],
         TREES,

@@ -129,7 +129,7 @@ def _swap(
     repository: TreesRepository, address: tuple[str, int], until_s: float
 ) -> list[tuple[float, float]]:
     """Loads one version after the other; when each was asked for and answered."""
-    windows = []
+    windows: list[tuple[float, float]] = []
     while time.monotonic() < until_s and len(windows) < MOST_LOADS:
         repository.next_version()
         time.sleep(PAUSE_S)

@@ -41,6 +41,7 @@ class Results(msgspec.Struct):
 
     def shares(self) -> list[float]:
         """For every sample that knows it, the share of a core that others used."""
+        samples: list[SwapSample | KillSample | StreamSample]
         samples = [*self.swap, *self.kill, *self.stream]
         return [sample.foreign_core for sample in samples]
 

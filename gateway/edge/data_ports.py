@@ -6,6 +6,7 @@ know what is behind the fronts.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Collection, Mapping
@@ -202,10 +203,17 @@ class DataPorts:
         await self._grpc.stop_accepting(timeout_s)
 
     async def stop_http(
-        self, timeout_s: float, *, hand_over: bool, on_closed: Callable[[], None]
+        self,
+        timeout_s: float,
+        *,
+        hand_over: bool,
+        on_closed: Callable[[], None],
+        force: asyncio.Event | None,
     ) -> bool:
         """Close the REST port and wait for its answers; False when some had to be cut off."""
-        return await self._http_server.stop(timeout_s, hand_over=hand_over, on_closed=on_closed)
+        return await self._http_server.stop(
+            timeout_s, hand_over=hand_over, on_closed=on_closed, force=force
+        )
 
     async def abort(self) -> None:
         """Cut what is left."""

@@ -244,11 +244,12 @@ class HttpServer:
         *,
         hand_over: bool = False,
         on_closed: Callable[[], None] = lambda: None,
+        force: asyncio.Event | None = None,
     ) -> bool:
         """Close the port, let running requests finish, cut what is left after the timeout; False when there was any.
 
         ``hand_over`` leaves those who wait to be accepted to the one who also holds the socket. ``on_closed`` is
-        called once nobody is accepted any more.
+        called once nobody is accepted any more; ``force`` ends the waiting.
         """
         loop = asyncio.get_running_loop()
         give_up_s = loop.time() + timeout_s
@@ -269,7 +270,7 @@ class HttpServer:
             for connection in self.connections - told:  # also those whose handshake took until now
                 told.add(connection)
                 connection.shutdown()
-            if loop.time() > give_up_s:
+            if loop.time() > give_up_s or (force is not None and force.is_set()):
                 handshakes.cancel()
                 return await self._cut()
             await asyncio.sleep(LOOP_TURN_S)

@@ -62,16 +62,28 @@ class Crowd:
         self._numbers = numbers
         self._exchange = exchange
         self._left = plan.calls
+        self._planned = 0
         self._connections: dict[int, int] = {}
 
     def arrive(self) -> None:
         """Set the first arrivals."""
-        plan, loop = self._plan, self._loop
-        starts_s = loop.now_s + plan.starts_s
+        plan = self._plan
+        starts_s = self._loop.now_s + plan.starts_s
         if plan.rate_per_s:
-            loop.call_at(starts_s, self._burst)
+            self._plan_at(starts_s, self._burst)
         for _ in range(plan.clients):
-            loop.call_at(starts_s + self._between(plan.think.low_s, plan.think.high_s), self._call)
+            think_s = self._between(plan.think.low_s, plan.think.high_s)
+            self._plan_at(starts_s + think_s, self._call)
+
+    def _plan_at(self, due_s: float, what: Callable[[], None]) -> None:
+        """Somebody will call."""
+        self._planned += 1
+
+        def now() -> None:
+            self._planned -= 1
+            what()
+
+        self._loop.call_at(due_s, now)
 
     def _burst(self) -> None:
         """Open loop: some calls now, and a date for the next ones."""
@@ -81,7 +93,7 @@ class Crowd:
         if self._left > 0:
             # The next calls come as late as this many were early.
             gap_s = self._dice.expovariate(self._plan.rate_per_s / burst)
-            self._loop.call_at(self._loop.now_s + gap_s, self._burst)
+            self._plan_at(self._loop.now_s + gap_s, self._burst)
 
     # -- one call ---------------------------------------------------------------------------------
 
@@ -206,18 +218,18 @@ class Crowd:
         pause_s = self._between(plan.think.low_s, plan.think.high_s)
         if not answered:
             pause_s += RETRY_S
-        self._loop.call_at(self._loop.now_s + pause_s, self._call)
+        self._plan_at(self._loop.now_s + pause_s, self._call)
 
     def _lost(self, call: SimCall) -> None:
         """The connection broke, or there was none to be had: try again."""
         self._forget(call)
         if self._plan.clients:
-            self._loop.call_at(self._loop.now_s + RETRY_S, self._call)
+            self._plan_at(self._loop.now_s + RETRY_S, self._call)
 
     @property
     def is_done(self) -> bool:
         """No call is left, inside or to come."""
-        return self._left <= 0 and not self.calls
+        return not self._planned and not self.calls
 
     def _forget(self, call: SimCall) -> None:
         number = call.record.number

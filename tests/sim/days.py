@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from random import Random
 
+from tests.sim.operations import deaths, operations
 from tests.sim.plans import Day, ModelPlan, Span, Storm, TrafficPlan, Window
 
 CALLS = 1200
@@ -18,6 +19,7 @@ def draw(seed: int, size: float = 1.0) -> Day:
     """The day of this seed; ``size`` scales the number of calls."""
     dice = Random(f"day {seed}")
     models = _models(dice)
+    workers = dice.choice([0, 0, 0, 2, 2, 3])
     calls = max(20, int(CALLS * size * dice.uniform(0.5, 1.5)))
     crowds = dice.choice([1, 1, 2, 3])
     traffic: list[TrafficPlan] = []
@@ -36,6 +38,11 @@ def draw(seed: int, size: float = 1.0) -> Day:
         seed=seed,
         size=size,
         models=models,
+        workers=workers,
+        operations=operations(dice, models, length_s),
+        deaths=deaths(dice, workers, length_s),
+        scrapes=tuple(dice.uniform(0.0, length_s) for _ in range(dice.choice([0, 3]))),
+        kept_versions=2 if len({one.name for one in models}) < len(models) else dice.choice([1, 1, 2]),
         traffic=tuple(traffic),
         storms=storms,
         closes_s=dice.uniform(0.2, 1.0) * length_s if dice.random() < 0.25 else None,
@@ -56,13 +63,19 @@ def draw(seed: int, size: float = 1.0) -> Day:
 
 def _models(dice: Random) -> tuple[ModelPlan, ...]:
     names = dice.choice([["a"], ["a"], ["a", "b"], ["a", "b", "c"]])
-    models = [_model(dice, name, "1") for name in names]
+    models = [model(dice, name, "1", _widths(dice)) for name in names]
     if dice.random() < 0.25:
-        models.append(_model(dice, names[0], "12"))
+        models.append(model(dice, names[0], "12", models[0].widths))
     return tuple(models)
 
 
-def _model(dice: Random, name: str, version: str) -> ModelPlan:
+def _widths(dice: Random) -> tuple[int, ...]:
+    """What callers of a model send, whichever version answers."""
+    return dice.choice([(3,), (1, 2), (1, 2, 3, 5, 8)])
+
+
+def model(dice: Random, name: str, version: str, widths: tuple[int, ...]) -> ModelPlan:
+    """A version of a model, without troubles."""
     batch_size = dice.choice([1, 2, 3, 8, 16, 64])
     per_batch_s = 10.0 ** dice.uniform(-4.5, -1.8)
     small_queue = dice.random() < 0.3
@@ -78,7 +91,7 @@ def _model(dice: Random, name: str, version: str) -> ModelPlan:
         priority_levels=dice.randint(1, 4),
         inline=dice.choice(["auto", "auto", "auto", "never", "always"]),
         inline_limit_us=dice.choice([200, 200, int(per_batch_s * 1.5e6)]),
-        widths=dice.choice([(3,), (1, 2), (1, 2, 3, 5, 8)]),
+        widths=widths,
         per_batch_s=per_batch_s,
         per_row_s=per_batch_s * 10.0 ** dice.uniform(-2.5, 0.3),
         jitter=dice.choice([0.0, 0.1, 0.5]),
@@ -190,7 +203,7 @@ def _asked_versions(dice: Random, models: tuple[ModelPlan, ...], target: int) ->
     newest = max((one for one in models if one.name == model.name), key=lambda m: int(m.version))
     versions = [model.version]
     if newest is model:
-        versions.append("")
+        versions += ["", ""]
     if dice.random() < 0.05:
         versions.append("99")
     return tuple(versions)

@@ -174,7 +174,9 @@ class VirtualSeat(Seat):
 
     async def start(self) -> asyncio.Task[None]:
         instance = self._instance
-        self.present = process = Process(instance.world, f"worker {self.index}")
+        self.present = process = Process(
+            instance.world, f"worker {self.index}.{self.restarts.count}"
+        )
         self.is_open = False
         channel = VirtualChannel(process, instance.view)
         handle = ProcessHandle(process, instance.view, len(instance.world.processes))
@@ -233,9 +235,11 @@ class Instance:
         self._dice = Random(f"{world.day.seed} kernel")
         self._lines: dict[tuple[int, int], Line] = {}
         self._workers = workers
+        self._alone_turn = 0
         self.view.create_task(self._start())
 
     async def _start(self) -> None:
+        """Fill the seats; nobody calls before all of them serve."""
         listeners = [Listener(number + 10) for number in range(self._workers)]
         self.supervisor = supervisor = Supervisor(
             self.world.settings, "sim", [{} for _ in listeners], lambda line: None
@@ -333,4 +337,4 @@ class Instance:
         if not self.serving():
             self._alone_turn = turn
             return False
-        return turn - getattr(self, "_alone_turn", 0) > PATIENCE_TURNS
+        return turn - self._alone_turn > PATIENCE_TURNS

@@ -14,6 +14,7 @@ import msgspec
 
 from backends.manager import RepositoryState
 from gateway.core.admission import AdmissionLimits
+from gateway.errors import ErrorCode, HeadraceError
 from gateway.pipeline.lane import Worker
 from gateway.serving import Serving
 from gateway.settings import GatewaySettings, RepositorySettings
@@ -81,6 +82,7 @@ class Process:
         self.calls: dict[int, SimCall] = {}
         """Those inside."""
         self.workers: list[VirtualWorker] = []
+        self.is_loaded = False
         self.ended = False
         self.on_end: Callable[[int], None] = lambda code: None
         world.processes.append(self)
@@ -122,6 +124,7 @@ class Process:
             self.roster,
             drain_timeout_s=world.settings.drain.timeout_s,
         )
+        self.is_loaded = True
         if world.day.operations or world.day.workers:
             self._sweep()
 
@@ -155,6 +158,8 @@ class Process:
         if method == "load":
             names = None if value["serve"] is None else set(value["serve"])
             return await self.view.run_in_executor(None, self.load, names)
+        if not self.is_loaded:
+            raise HeadraceError(ErrorCode.NOT_READY, "the worker is loading")
         control = self.control
         if method == "index":
             return msgspec.to_builtins(await control.index())
@@ -192,6 +197,10 @@ class Process:
 
     def drain(self) -> None:
         """Refuse what is new, answer what is inside, then go."""
+        if not self.is_loaded:
+            self.loop.alive = False
+            self.on_end(0)
+            return
         self.close()
         self._leave_when_idle()
 

@@ -1,38 +1,58 @@
-"""Plays one day: the gateway's own stack between simulated callers and simulated models.
+"""Plays one day: the gateway's own stack between simulated callers, models and operators.
 
-Decides nothing but the order of construction. Loop, clock, workers and models are invented; everything else is what
-``gateway/app.py`` builds for the real process.
+Decides nothing but the order of construction. Loop, clock, threads, models, files, sockets and processes are invented;
+everything else is what ``gateway/app.py`` and ``gateway/supervised_app.py`` build for the real processes.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from itertools import count
 from random import Random
 
-from gateway.core.admission import AdmissionLimits
-from gateway.messages import ModelStatus
-from gateway.pipeline.lane import Worker
-from gateway.serving import Serving
-from gateway.settings import GatewaySettings
+from gateway.supervisor.merge import families_of
 from tests.sim.crowd import Crowd
-from tests.sim.day_book import DayBook
+from tests.sim.instance import Instance
 from tests.sim.lane_book import LaneBook
 from tests.sim.metrics_check import exposition_problem, metrics_problem
+from tests.sim.operator import Control, Operator
 from tests.sim.plans import Day, Storm
-from tests.sim.records import History
-from tests.sim.scripted_model import ScriptedModel, load
-from tests.sim.virtual_loop import VirtualLoop
-from tests.sim.virtual_worker import RunTime, VirtualWorker
+from tests.sim.process import Process, World
 
-MAX_TURNS = 2_000_000
-BROKEN_MODEL = "broken"
-"""A model of the repository that could not be loaded."""
+MAX_TURNS = 400_000
+PATIENCE_S = 300.0
+"""A dead worker must be back this long after the last call, at the latest."""
+EXPECTED_LOGGERS = ("headrace.supervisor", "headrace.repository")
+"""Deaths and failed loads are told there, and both are planned."""
 
 
 class WrongDayError(AssertionError):
     """The gateway broke a rule; the message says how to see it again."""
+
+
+class Alone:
+    """One process without a supervisor."""
+
+    def __init__(self, world: World) -> None:
+        self.process = Process(world, "alone")
+        self.process.load(None)
+
+    def reach(self, crowd: Crowd, connection: int, then: Callable[[Process | None], None]) -> None:
+        then(self.process)
+
+    def serving(self) -> list[Process]:
+        return [self.process]
+
+    async def act(self, call: str, model: str) -> None:
+        """A control call."""
+        process = self.process
+        if call == "load":
+            await process.control.load(model)
+        else:
+            await process.unload(model, process.control.unload)
 
 
 class Simulation:
@@ -40,90 +60,121 @@ class Simulation:
 
     def __init__(self, day: Day) -> None:
         self.day = day
-        self.loop = loop = VirtualLoop(
-            start_s=day.starts_s,
-            callback_cost_s=day.callback_cost_s,
-            timer_resolution_s=day.timer_resolution_s,
-            clock_read_s=day.clock_read_s,
-        )
-        self.history = History(day.starts_s)
-        self.book = DayBook(day, loop, self.history)
-        self._run_time = RunTime(loop)
-        backends = [
-            ScriptedModel(plan, self._dice("model", at), self._run_time, self._day_s)
-            for at, plan in enumerate(day.models)
-        ]
-        self.workers: list[VirtualWorker] = []
-        self.serving = self.book.serving = Serving(
-            [load(plan, backend) for plan, backend in zip(day.models, backends, strict=True)],
-            [
-                *(ModelStatus(plan.name, plan.version, "READY", "") for plan in day.models),
-                ModelStatus(BROKEN_MODEL, "", "UNAVAILABLE", "it is broken"),
-            ],
-            GatewaySettings(admission=AdmissionLimits(day.max_requests, day.max_bytes)),
-            loop=loop,
-            clock=loop.clock,
-            make_worker=self._make_worker,
-            thread_clock=self._run_time.thread_clock if day.has_thread_clock else None,
-        )
-        self._keep_books(backends)
+        self.world = world = World(day)
+        self.loop, self.history = world.loop, world.history
+        self.instance = Instance(world, day.workers) if day.workers else None
+        self.alone = None if day.workers else Alone(world)
+        self._operator: Operator
+        self._done_s: float | None = None
+        exchange = self.instance or self.alone
+        assert exchange is not None
         numbers = count(1)
         self.crowds = [
-            Crowd(plan, day.models[plan.target], self._dice("crowd", at), self.book, loop, numbers)
+            Crowd(
+                plan,
+                day.models[plan.target],
+                Random(f"{day.seed} crowd {at}"),
+                world.calls,
+                world.loop,
+                numbers,
+                exchange,
+            )
             for at, plan in enumerate(day.traffic)
         ]
 
-    def _dice(self, whose: str, at: int) -> Random:
-        return Random(f"{self.day.seed} {whose} {at}")
+    def outcomes(self) -> Counter[str]:
+        """How many calls ended in which way."""
+        return Counter(record.outcome for record in self.world.calls.values())
 
-    def _day_s(self) -> float:
-        return self.loop.now_s - self.day.starts_s
-
-    def _make_worker(self, name: str, threads: int) -> Worker:
-        worker = VirtualWorker(self.loop, self._run_time, threads, self.day.hand_over_s)
-        self.workers.append(worker)
-        return worker
-
-    def _keep_books(self, backends: list[ScriptedModel]) -> None:
-        lanes = {(one.name, one.version): lane for one, lane in self.serving.lanes.items()}
-        for backend, worker, meters in zip(
-            backends, self.workers, self.serving.metrics.lanes, strict=True
-        ):
-            plan = backend.plan
-            keeper = LaneBook(plan, self.book.calls, self.loop, worker, self.history)
-            keeper.lane = lanes[plan.name, plan.version]
-            keeper.meters = meters
-            backend.witness = worker.witness = keeper
-            self.book.lanes.append(keeper)
+    # -- the day ----------------------------------------------------------------------------------
 
     def play(self) -> Simulation:
         """Run until nothing will happen any more. Raises ``WrongDayError`` at the end of the first wrong turn."""
-        loop, book, day = self.loop, self.book, self.day
+        loop, world = self.loop, self.world
+        with _ContainedFailures() as contained, world.folder.mounted():
+            if self.instance is not None:
+                while not self.instance.is_up and self._turn(contained) and not self._is_wrong():
+                    pass
+            self._plan_the_day()
+            while self._turn(contained):
+                self._look()
+                if self._is_wrong():
+                    break
+            if loop.turn > MAX_TURNS:
+                world.wrong(f"no end after {MAX_TURNS} turns")
+            if not self.history.problem:
+                self._check_end(contained)
+        if self.history.problem:
+            raise WrongDayError(self._story())
+        return self
+
+    def _is_wrong(self) -> bool:
+        return bool(self.history.problem) or self.loop.turn > MAX_TURNS
+
+    def _plan_the_day(self) -> None:
+        loop, day = self.loop, self.day
+        began_s = loop.now_s
         for crowd in self.crowds:
             crowd.arrive()
         for storm in day.storms:
             self._expect(storm)
         if day.closes_s is not None:
-            loop.call_at(loop.now_s + day.closes_s, self._close)
-        with _ContainedFailures() as contained:
-            while self._turn(contained):
-                book.check_turn()
-                if self.history.problem or loop.turn > MAX_TURNS:
-                    break
-        if loop.turn > MAX_TURNS:
-            book.wrong(f"no end after {MAX_TURNS} turns")
-        self._check_end(contained)
-        if self.history.problem:
-            raise WrongDayError(self._story())
-        return self
+            loop.call_at(began_s + day.closes_s, self._close)
+        if self.instance is not None:
+            for death in day.deaths:
+                loop.call_at(began_s + death.at_s, partial(self.instance.kill, death.seat))
+        for at_s in day.scrapes:
+            loop.call_at(began_s + at_s, self._scrape)
+        if self.instance is not None:
+            instance = self.instance
+            control = Control(
+                instance.view,
+                instance.act,
+                instance.serving,
+                lambda: self.world.over or len(instance.serving()) < day.workers,
+            )
+            instance.on_open = lambda: self._operator.check_agreement()
+        else:
+            assert self.alone is not None
+            view = self.alone.process.view
+            control = Control(view, self.alone.act, self.alone.serving, lambda: self.world.over)
+        self._operator = Operator(self.world, day.operations, control)
 
     def _turn(self, contained: _ContainedFailures) -> bool:
         try:
             return self.loop.run_turn()
         except Exception as error:  # noqa: BLE001  a real loop would log it and go on
-            self.book.wrong(f"{type(error).__name__} reached the loop: {error}")
+            self.world.wrong(f"{type(error).__name__} reached the loop: {error}")
             contained.unexpected.append(repr(error))
             return True
+
+    def _look(self) -> None:
+        """At the end of each turn."""
+        for process in self._present():
+            process.book.check_turn()
+        if self.instance is not None:
+            self.instance.check_turn()
+        if not self.world.over and self._operator.is_done:
+            if all(crowd.is_done for crowd in self.crowds):
+                self._evening()
+
+    def _evening(self) -> None:
+        """Every call has ended: wait for the dead to be back, then close."""
+        instance, now_s = self.instance, self.loop.now_s
+        if instance is None:
+            self.world.over = True
+            return
+        self._done_s = now_s if self._done_s is None else self._done_s
+        if len(instance.serving()) == self.day.workers:
+            self._operator.check_agreement()
+            self._close()
+        elif now_s - self._done_s > PATIENCE_S:
+            self.world.wrong("a worker that died never came back")
+
+    def _present(self) -> list[Process]:
+        if self.instance is None:
+            return self.world.processes
+        return [one for one in self.world.processes if one.alive and one.is_loaded]
 
     def _expect(self, storm: Storm) -> None:
         def breaks_loose() -> None:
@@ -133,35 +184,62 @@ class Simulation:
 
         self.loop.call_at(self.loop.now_s + storm.at_s, breaks_loose)
 
+    def _scrape(self) -> None:
+        if self.instance is not None:
+            self.instance.view.create_task(self.instance.scrape())
+            return
+        assert self.alone is not None
+        process = self.alone.process
+        problem = process.roster.counters.problem(families_of(process.serving.metrics))
+        if problem:
+            self.world.wrong(f"metrics: {problem}")
+
     def _close(self) -> None:
-        self.history.note(self.loop.now_s, "close")
-        self.book.closed = True
-        self.serving.close()
+        if self.instance is None:
+            assert self.alone is not None
+            self.alone.process.close()
+        elif not self.world.over:
+            self.world.over = True
+            self.instance.view.create_task(self.instance.stop())
+
+    # -- the end ----------------------------------------------------------------------------------
 
     def _check_end(self, contained: _ContainedFailures) -> None:
-        if self.history.problem:
-            return
-        book = self.book
-        book.check_turn()
-        book.check_end()
+        world = self.world
+        waiting = [record.number for record in world.calls.values() if record.inside]
+        waiting += [number for crowd in self.crowds for number in crowd.calls]
+        if waiting:
+            world.wrong(f"calls {waiting[:20]} never ended")
+        if self.alone is not None:
+            self.alone.process.check_end()
         if contained.unexpected:
-            book.wrong(f"the gateway logged {contained.unexpected[0]}")
+            world.wrong(f"the gateway logged {contained.unexpected[0]}")
         broken = sum(crowd.broken for crowd in self.crowds)
         if contained.expected != broken:
-            book.wrong(f"{broken} clients broke, the gateway logged {contained.expected}")
+            world.wrong(f"{broken} clients broke, the gateway logged {contained.expected}")
+        for process in world.processes:
+            if self.alone is not None or process.ended:
+                self._check_metrics(process)
+        if self.alone is not None:
+            self.alone.process.serving.close_workers()
+
+    def _check_metrics(self, process: Process) -> None:
+        """What one process has counted."""
         reached: Counter[str] = Counter()
-        for lane in book.lanes:
-            records = [one for one in book.calls.values() if one.lane_name == lane.name]
+        versions: dict[str, list[LaneBook]] = {}
+        for lane in (*process.roster.past, *process.roster.lanes):
+            versions.setdefault(lane.name, []).append(lane)
+        for name, lanes in versions.items():
+            records = [one for one in self.world.calls.values() if one.lane_name == name]
             outcomes = Counter(one.outcome for one in records)
             unclear = sum(one.cancelled_after_outcome for one in records)
             reached += outcomes
-            problem = metrics_problem(lane, outcomes, unclear)
+            problem = metrics_problem(lanes, outcomes, unclear)
             if problem:
-                book.wrong(f"metrics of {lane.name}: {problem}")
-        problem = exposition_problem(self.serving, reached)
+                self.world.wrong(f"metrics of {name}: {problem}")
+        problem = exposition_problem(process.serving, reached)
         if problem:
-            book.wrong(f"metrics: {problem}")
-        self.serving.close_workers()
+            self.world.wrong(f"metrics: {problem}")
 
     def _story(self) -> str:
         day = self.day
@@ -186,7 +264,7 @@ class _ContainedFailures(logging.Handler):
         error = record.exc_info[1] if record.exc_info else None
         if type(error).__name__ == "BrokenClientError":
             self.expected += 1
-        else:
+        elif record.name not in EXPECTED_LOGGERS or error is not None:
             self.unexpected.append(f"{record.getMessage()} ({error!r})")
 
     def __enter__(self) -> _ContainedFailures:

@@ -22,7 +22,7 @@ def test_seed(seed: int) -> None:
         if one_seed() is not None:
             print(f"seed {seed}: {simulation.day}")
             print("\n".join(simulation.history.lines()))
-    assert simulation.book.calls, f"seed {seed}: nobody called"
+    assert simulation.world.calls, f"seed {seed}: nobody called"
 
 
 @pytest.mark.parametrize("seed", seeds()[:4])
