@@ -54,6 +54,7 @@ class Serving:
         self.lane_facts: dict[Servable, LaneFacts] = {}
         self._workers: dict[Servable, Worker] = {}
         self._retired: dict[ServableVersion, Callable[[], None]] = {}
+        self._closed = False
         self._loop = loop
         self._clock = clock
         self._make_worker = make_worker
@@ -67,7 +68,10 @@ class Serving:
 
     def swap_in(self, model: LoadedModel, on_replaced_gone: Callable[[], None]) -> None:
         """Serve a loaded version from now on. A version of the same number finishes what it has, then goes."""
-        replaced = self.table.put(self._open(model))
+        arriving = self._open(model)
+        if self._closed:  # it was being loaded when the end began
+            self.lanes[arriving].close()
+        replaced = self.table.put(arriving)
         if replaced is None:
             on_replaced_gone()
         else:
@@ -168,6 +172,7 @@ class Serving:
 
     def close(self) -> None:
         """Refuse everything new; what is inside is still answered."""
+        self._closed = True
         for lane in self.lanes.values():
             lane.close()
 

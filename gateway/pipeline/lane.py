@@ -313,6 +313,9 @@ class Lane:
     def close(self) -> None:
         """Take no more requests; what is inside is still answered."""
         self.queue.close()
+        if self.queue.idle and self._timer is not None:
+            self._timer.cancel()  # it would keep the model in memory until a deadline that is long met
+            self._timer = None
 
     def __repr__(self) -> str:
         return f"Lane({self.servable!r}, {self.queue!r})"

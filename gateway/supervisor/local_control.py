@@ -185,7 +185,8 @@ class LocalControl:
         async with self._change:
             have = {(one.name, one.version) for one in self._state.loaded}
             want = {(name, version) for name, versions in served.items() for version in versions}
-            prepared = await asyncio.to_thread(self._prepare_exactly, sorted(want - have))
+            # What is here already, too: others may have reloaded it while this process was starting.
+            prepared = await asyncio.to_thread(self._prepare_exactly, sorted(want))
             for problem in prepared.failed:
                 logger.error(
                     "the other workers serve it, this one cannot: %s",
@@ -255,6 +256,8 @@ class LocalControl:
         failed: list[Problem] = []
         for name, version in versions:
             outcome = self._attempt_exactly(name, version)
+            if outcome is None:
+                continue
             state = state.with_outcome(outcome)
             if isinstance(outcome, Problem):
                 failed.append(outcome)
@@ -262,13 +265,17 @@ class LocalControl:
                 arriving.append(outcome)
         return _Prepared(state, tuple(arriving), (), tuple(failed))
 
-    def _attempt_exactly(self, name: str, version: str) -> LoadedModel | Problem:
-        """A version that the policy need not want any more."""
+    def _attempt_exactly(self, name: str, version: str) -> LoadedModel | Problem | None:
+        """A version that the policy need not want any more; None when what is served of it must stay."""
+        key = (name, version)
+        serving = next((one for one in self._state.loaded if (one.name, one.version) == key), None)
         try:
             model, problems = scan_model(self._root, name, versions=[int(version)])
         except RepositoryError as error:
-            return Problem(name, version, str(error))
+            return None if serving is not None else Problem(name, version, str(error))
         found = None if model is None else model.find(version)
+        if serving is not None and (found is None or found.fingerprint == serving.fingerprint):
+            return None
         if model is None or found is None:
             return Problem(name, version, problems[0].reason if problems else "it is gone")
         return self._loader.attempt(model, found, _log_stage(VersionKey(name, version, "")))

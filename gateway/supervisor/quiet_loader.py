@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from backends.manager import LoadedModel, Loader, Report
 from backends.repository import DesiredModel, DesiredVersion, Problem
 
-NICER_BY = 15
-"""Steps of Unix niceness: about a thirtieth of a core that others want. Idle priority would be kinder to calls, but on
-a machine without an idle moment such a thread might keep the interpreter, and never get the time to let go of it."""
+NICER_BY = 19
+"""Steps of Unix niceness, all that there are: a seventieth of a core that others want. Idle priority would be less, but
+on a machine without an idle moment such a thread might hold the interpreter and not get the time to let go of it."""
 
 
 class QuietLoader(Loader):

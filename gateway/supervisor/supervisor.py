@@ -135,6 +135,9 @@ class Supervisor:
                 self._orphans.leave(seat)
                 self.spokesman.addresses = await seat.open()
             self._opened[seat.index].set()
+            for other in self.seats:
+                if other.restarts.count and not other.serving:
+                    self._orphans.watch(other)  # while nobody served, nobody looked at its sockets
             if seat.restarts.count:
                 logger.warning("worker %d serves again", seat.index)
         except HeadraceError as error:

@@ -37,6 +37,10 @@ class Exchange(Protocol):
         self, crowd: Crowd, connection: int, then: Callable[[Process | None], None]
     ) -> None: ...
 
+    def refused(self, number: int) -> None:
+        """A call got no connection: is that right?"""
+        ...
+
 
 class Crowd:
     """The callers of one ``TrafficPlan``."""
@@ -119,6 +123,7 @@ class Crowd:
             if call.record.cancelling:
                 self._forget(call)
             elif process is None:
+                self._exchange.refused(call.record.number)
                 call.be_lost()
             elif uploads:
                 self._upload(call, process)

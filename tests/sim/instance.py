@@ -52,7 +52,9 @@ class Line:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """The one who handed it on lets go of it."""
+        """The one who handed it on lets go of it: it is cut where nobody was there to take it."""
+        if self.process is None:
+            self.lead_to(None)
 
 
 class Listener:
@@ -115,7 +117,7 @@ class VirtualChannel:
             try:
                 result = await self._process.answer(method, value)
             except HeadraceError as raised:
-                error = raised
+                error = HeadraceError(raised.code, raised.message)  # what a socket would carry
         self._view.call_later(CONTROL_S, self._report, answer, result, error)
 
     def _report(
@@ -216,6 +218,7 @@ class VirtualSeat(Seat):
         if not self.serving or not self.takes:
             return False
         line: Line = accepted
+        self._instance.handed_on += 1
         line.lead_to(self.present)
         return True
 
@@ -236,6 +239,7 @@ class Instance:
         self._lines: dict[tuple[int, int], Line] = {}
         self._workers = workers
         self._alone_turn = 0
+        self.handed_on = 0
         self.view.create_task(self._start())
 
     async def _start(self) -> None:
@@ -274,6 +278,10 @@ class Instance:
             line.waiting.append(then)
         else:
             then(line.process)
+
+    def refused(self, number: int) -> None:
+        if self.serving() and not self.world.over:
+            self.world.wrong(f"call {number} got no connection although somebody serves")
 
     def _poke(self, fileno: int) -> None:
         """Somebody watches a socket or waits at it: tell the one, as long as there is the other."""

@@ -49,12 +49,14 @@ def _load(dice: Random, at_s: float, like: ModelPlan, version: str) -> Operation
 
 def _another(dice: Random, like: ModelPlan, version: str, *, loads: bool) -> ModelPlan:
     """Another content under the same or another number, for the same callers."""
+    batch_size = dice.choice([like.max_batch_size, 1, 4, 32])
     changes: dict[str, object] = {
         "version": version,
         "loads": loads,
         "load_s": dice.choice([0.0, 10.0 * like.per_batch_s, 0.5]),
         "batched": like.batched if dice.random() < 0.8 else not like.batched,
-        "max_batch_size": dice.choice([like.max_batch_size, 1, 4, 32]),
+        "max_batch_size": batch_size,
+        "max_queue_rows": max(batch_size, like.max_queue_rows),
         "instances": dice.choice([like.instances, 1, 3]),
         "per_batch_s": like.per_batch_s * dice.choice([1.0, 0.2, 3.0]),
         "inline": dice.choice([like.inline, "auto", "never"]),

@@ -41,6 +41,9 @@ class Operator:
 
     def __init__(self, world: World, operations: Sequence[Operation], control: Control) -> None:
         self.in_flight = 0
+        self._disturbed = False
+        self._unsettled: set[str] = set()
+        """Models of which more lies there than is served: who starts anew finds that, and nothing else."""
         self._left = len(operations)
         self._world = world
         self._control = control
@@ -79,8 +82,12 @@ class Operator:
         finally:
             self.in_flight -= 1
         world.history.note(
-            world.loop.now_s, f"{operation.call}ed", name, error or "", self._what_is_served()
+            world.loop.now_s, f"{operation.call}ed", name, str(error or ""), self._what_is_served()
         )
+        if error is None:
+            self._unsettled.discard(name)
+        else:
+            self._unsettled.add(name)
         undisturbed = was_alone and changes == world.folder.changes and not self._disturbed
         problem = self._judge(operation, error, undisturbed=undisturbed)
         if problem:
@@ -119,9 +126,12 @@ class Operator:
         processes = self._control.processes()
         if self.in_flight or not processes:
             return
-        first = processes[0].roster.states
-        for process in processes[1:]:
-            if process.roster.states != first:
+        served = [
+            {key: state for key, state in one.roster.states.items() if key[0] not in self._unsettled}
+            for one in processes
+        ]
+        for one in served:
+            if one != served[0]:
                 self._world.wrong(f"the workers serve {self._what_is_served()}")
 
     def _what_is_served(self) -> list[dict[tuple[str, str], str]]:

@@ -43,6 +43,9 @@ class Alone:
     def reach(self, crowd: Crowd, connection: int, then: Callable[[Process | None], None]) -> None:
         then(self.process)
 
+    def refused(self, number: int) -> None:
+        self.process.world.wrong(f"call {number} got no connection")
+
     def serving(self) -> list[Process]:
         return [self.process]
 
