@@ -1,7 +1,7 @@
 # One command for each chore. Every target first sets up .venv where that is needed.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test sim check bench fuzz soak perf-analyzer docker-check protos clean
+.PHONY: help setup demo serve test sim check bench bench-operations fuzz soak perf-analyzer docker-check protos clean
 
 PYTHON := .venv/bin/python
 
@@ -17,7 +17,7 @@ FUZZ_EXAMPLES ?= 1000
 
 help:  ## this list
 	@echo "usage: make <target>"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(INSTALLED)  ## make .venv and install everything (GPU=1: with CUDA)
 	@$(PYTHON) scripts/check_setup.py
@@ -48,6 +48,9 @@ check: setup  ## style, types, import contracts, architecture
 
 bench: setup  ## measure, and compare with what others do
 	@$(PYTHON) -m loadtests.bench $(ARGS)
+
+bench-operations: setup  ## swap, kill, workers, streams, telemetry under load, with verdicts
+	@$(PYTHON) -m loadtests.operations $(ARGS)
 
 fuzz: setup  ## odd requests by the thousand, for codecs and ports (FUZZ_EXAMPLES=1000)
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(PYTHON) -m pytest tests/e2e/test_openapi.py tests/unit/edge $(ARGS)

@@ -240,12 +240,12 @@ class Gateway:
         self,
         *,
         force: asyncio.Event | None = None,
-        hand_over: bool = False,
+        hand_over: Callable[[], bool] = lambda: False,
         on_closed: Callable[[], None] = lambda: None,
     ) -> bool:
         """Outside-in; True when every call inside was answered. ``force`` skips what is left of the waiting.
 
-        ``hand_over``: somebody else holds the listening sockets too, and will take who still waits there.
+        ``hand_over``, asked when the ports close: somebody else holds their sockets too, and will take who waits there.
         ``on_closed`` is called as soon as nothing is accepted any more.
         """
         drain, ports = self.settings.drain, self._ports
@@ -259,7 +259,7 @@ class Gateway:
             ports.give_back_paths()
         await ports.stop_accepting(timeout_s)
         http_is_clean, _ = await asyncio.gather(
-            ports.stop_http(timeout_s, hand_over=hand_over, on_closed=on_closed, force=force),
+            ports.stop_http(timeout_s, hand_over=hand_over(), on_closed=on_closed, force=force),
             self._until(lambda: ports.grpc_idle, give_up_s, force),
         )
         clean = http_is_clean and ports.grpc_idle
@@ -284,6 +284,11 @@ class Gateway:
             if force is not None and force.is_set():
                 return
             await asyncio.sleep(LOOP_TURN_S)
+
+    @property
+    def idle(self) -> bool:
+        """No thread is inside a batch or a load; else the interpreter cannot end beneath it."""
+        return self.serving.idle and not self.local_control.loading
 
     @property
     def registry(self) -> CollectorRegistry:

@@ -7,9 +7,10 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from backends.errors import RepositoryError
-from backends.manager import Progress
+from backends.manager import Progress, RepositoryState
 from foundation.access import AccessError
 from gateway.app import Gateway
 from gateway.edge.listeners import ListenError
@@ -46,8 +47,8 @@ async def serve(gateway: Gateway, say: Callable[[str], None]) -> int:
     try:
         repository = await gateway.load(tell)
         await asyncio.sleep(0)
-        for bad in repository.desired.problems:  # what could not even be tried
-            say(f"{'/'.join(filter(None, (bad.name, bad.version)))} REFUSED: {bad.reason}")
+        for line in untried(repository):
+            say(line)
         if stop.is_set():
             return 0
         gateway.build()
@@ -65,11 +66,25 @@ async def serve(gateway: Gateway, say: Callable[[str], None]) -> int:
     say(STOPPING)
     clean = await gateway.stop(force=force)
     say(STOPPED[clean])
-    if not gateway.serving.idle:
-        # A batch still runs on its thread, and the interpreter cannot end beneath it: the process would abort.
-        sys.stderr.flush()
-        os._exit(0)
+    if not gateway.idle:
+        end_now(0)
     return 0
+
+
+def end_now(code: int) -> NoReturn:
+    """Without the interpreter's own end: it would wait for a thread inside a load, and abort beneath a batch."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def untried(repository: RepositoryState) -> list[str]:
+    """Lines about what could not even be tried; a load that failed has been told by its progress."""
+    return [
+        f"{'/'.join(filter(None, (bad.name, bad.version)))} REFUSED: {bad.reason}"
+        for bad in repository.refused
+        if not bad.fingerprint
+    ]
 
 
 def share_the_interpreter() -> None:

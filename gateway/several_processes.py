@@ -36,8 +36,9 @@ async def serve(gateway: SupervisedGateway, say: Callable[[str], None]) -> int:
     except (ListenError, AccessError) as error:
         print(f"headrace: {error}", file=sys.stderr)
         return 2
-    except StartError:  # the worker has said why
+    except StartError as error:
         await gateway.abandon()
+        print(f"headrace: {error}", file=sys.stderr)
         return 2
     announce(gateway.addresses, index, say)
     await stop.wait()

@@ -61,9 +61,9 @@ class SupervisedGateway:
             protocol="httptools",
             keep_alive_s=settings.http.keep_alive_s,
         )
+        await self._admin_server.start()  # who waits for the models may ask whether they are there
         index = await supervisor.start()
         supervisor.spokesman.addresses["admin"] = address
-        await self._admin_server.start()
         return index
 
     def _claim(self) -> list[Listeners]:
@@ -92,12 +92,16 @@ class SupervisedGateway:
         """The end of an instance that never served."""
         await self._supervisor.abandon()
         give_back_paths(self._settings, self._paths)
+        await self._close()
 
     async def stop(self, force: asyncio.Event) -> bool:
         """Drain every worker; True when all calls inside were answered."""
         clean = await self._supervisor.stop(force)
         give_back_paths(self._settings, self._paths)
+        await self._close()
+        return clean
+
+    async def _close(self) -> None:
         await self._admin_server.stop(1.0)
         for one in self._held:
             one.close()
-        return clean

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import socket
 import sys
@@ -28,7 +27,9 @@ from gateway.one_process import (
     LoadingStopped,
     calm_garbage_collection,
     describe,
+    end_now,
     share_the_interpreter,
+    untried,
 )
 from gateway.settings import GatewaySettings
 from gateway.supervisor.channel import Channel, ChannelClosedError
@@ -51,6 +52,7 @@ class Worker:
         self._told_to_stop = False
         self._gateway: Gateway | None = None
         self._is_open = False
+        self._is_loading = False
         self._exit_code = 0
         self._hand: socket.socket | None = None
         self._arrivals: set[asyncio.Task[None]] = set()
@@ -64,6 +66,8 @@ class Worker:
         await self._stop.wait()
         if self._is_open:
             await self._drain()
+        elif self._is_loading:
+            end_now(self._exit_code)
         listening.cancel()
         return self._exit_code
 
@@ -76,20 +80,22 @@ class Worker:
     async def _drain(self) -> None:
         gateway = self._gateway
         assert gateway is not None
-        if self._hand is not None:
-            self._loop.remove_reader(self._hand.fileno())
         clean = await gateway.stop(
             force=self._force,
-            hand_over=not self._told_to_stop,
-            on_closed=lambda: self._channel.tell("closed") if self._told_to_stop else None,
+            hand_over=lambda: not self._told_to_stop and self._channel.is_open,
+            on_closed=self._ports_closed,
         )
+        assert self._hand is not None
+        self._loop.remove_reader(self._hand.fileno())
         self._channel.tell("metrics", plain(families_of(gateway.registry)))
         with contextlib.suppress(ChannelClosedError, TimeoutError, HeadraceError):
             await self._channel.call("stopped", clean, timeout_s=1.0)
-        if not gateway.serving.idle:
-            # A batch still runs on its thread, and the interpreter cannot end beneath it: the process would abort.
-            sys.stderr.flush()
-            os._exit(0)
+        if not gateway.idle:
+            end_now(0)
+
+    def _ports_closed(self) -> None:
+        # What is handed to us is taken even now: the supervisor cannot know before it reads this.
+        self._channel.tell("closed" if self._told_to_stop else "leaving")
 
     # -- what the supervisor asks -----------------------------------------------------------------
 
@@ -160,18 +166,19 @@ class Worker:
             if line := describe(progress):
                 self._loop.call_soon_threadsafe(self._channel.tell, "say", line)
 
+        self._is_loading = True
         try:
             repository = await gateway.load(tell, serve=boot["serve"])
         except LoadingStopped:
             raise HeadraceError(ErrorCode.NOT_READY, "stopped while loading") from None
         except (RepositoryError, ListenError, AccessError) as error:
-            print(f"headrace: {error}", file=sys.stderr)
             self._exit_code = WRONG_START
             self._stop.set()
             raise HeadraceError(ErrorCode.INVALID_ARGUMENT, str(error)) from None
-        for bad in repository.desired.problems:  # what could not even be tried
-            where = "/".join(filter(None, (bad.name, bad.version)))
-            self._channel.tell("say", f"{where} REFUSED: {bad.reason}")
+        finally:
+            self._is_loading = False
+        for line in untried(repository):
+            self._channel.tell("say", line)
         gateway.build()
         self._gateway = gateway
 

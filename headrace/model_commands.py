@@ -34,7 +34,11 @@ DEFAULT_URL = admin_url("127.0.0.1", 8002).partition("/v2")[0]
 @app.command("list")
 def list_models(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Every known version with its state, and why it is not served."""
-    index = json.loads(_ask(url, "POST", "/v2/repository/index", INDEX_TIMEOUT_S))
+    body = _ask(url, "POST", "/v2/repository/index", INDEX_TIMEOUT_S)
+    try:
+        index = json.loads(body)
+    except ValueError:
+        _end(f"{url} answers something that is no list of models (--url names the server)")
     if as_json:
         typer.echo(json.dumps(index, indent=2))
         return
@@ -50,15 +54,19 @@ def list_models(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
 @app.command()
 def load(model: Model, url: Url = DEFAULT_URL) -> None:
     """Load or reload a model; returns when its new version answers."""
-    _ask(url, "POST", f"/v2/repository/models/{quote(model, safe='')}/load", CHANGE_TIMEOUT_S)
+    _ask(url, "POST", f"/v2/repository/models/{_quoted(model)}/load", CHANGE_TIMEOUT_S)
     typer.echo(f"{model} is loaded; see: headrace models list")
 
 
 @app.command()
 def unload(model: Model, url: Url = DEFAULT_URL) -> None:
     """Stop serving a model; returns when its last caller has left."""
-    _ask(url, "POST", f"/v2/repository/models/{quote(model, safe='')}/unload", CHANGE_TIMEOUT_S)
+    _ask(url, "POST", f"/v2/repository/models/{_quoted(model)}/unload", CHANGE_TIMEOUT_S)
     typer.echo(f"{model} is unloaded; again: headrace models load {model}")
+
+
+def _quoted(model: str) -> str:
+    return quote(model, safe="", errors="surrogateescape")  # a folder's name need not be UTF-8
 
 
 def _ask(url: str, method: str, path: str, timeout_s: float) -> bytes:

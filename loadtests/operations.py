@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--rounds", type=int, default=3, help="interleaved rounds (%(default)s)")
     made.add_argument(
-        "--seconds", type=float, default=3.0, help="of each phase of a row (%(default)s)"
+        "--seconds", type=float, default=2.0, help="of each phase of a row (%(default)s)"
     )
     made.add_argument(
         "--patience", type=float, default=0.0, help="wait so long for idle cores (%(default)s)"

@@ -9,6 +9,7 @@ import argparse
 import gc
 import os
 import select
+import signal
 import socket
 import sys
 import time
@@ -53,6 +54,12 @@ class Seen(msgspec.Struct):
     lines: list[Line]
     refused_connects: int = 0
 
+    def cut(self, count: int) -> None:
+        """Forgets the calls that never became due."""
+        for listed in (self.due_s, self.noticed_s, self.sent_s, self.ended_s, self.line):
+            del listed[count:]
+        del self.outcome[count:], self.detail[count:]
+
 
 class Caller:
     """Calls one front on a schedule."""
@@ -74,6 +81,7 @@ class Caller:
         self._fresh: deque[int] = deque()
         self._backlog: deque[int] = deque()
         self._waiting = 0
+        self._is_over = False
         self.seen = Seen([], [], [], [], [], [], [], [])
         for _ in range(kept):
             self._kept.append(self._open(lasts=True))
@@ -99,11 +107,18 @@ class Caller:
             self._poller.close()
         return seen
 
+    def stop(self, *_: object) -> None:
+        """Nothing more is due: for a signal."""
+        self._is_over = True
+
     def _loop(self, count: int) -> None:
         seen, due, clock, at = self.seen, self.seen.due_s, time.monotonic, 0
         end_s = (due[-1] if due else clock()) + _GRACE_S
         while True:
             now = clock()
+            if self._is_over and at < count:
+                count, end_s = at, now + _GRACE_S
+                seen.cut(count)
             while at < count and due[at] <= now:
                 seen.noticed_s[at] = now
                 if self._fresh_every and at % self._fresh_every == 0:
@@ -225,6 +240,7 @@ def main() -> None:
     given = _options()
     address = (given.host, given.port)
     caller = Caller(given.protocol, address, given.model, given.kept, given.fresh_every)
+    signal.signal(signal.SIGTERM, caller.stop)
     sys.stdout.write(f"{READY}\n")
     sys.stdout.flush()
     seen = caller.run(arrivals.constant(given.rate, given.seconds))

@@ -70,10 +70,16 @@ class KillSample(msgspec.Struct, frozen=True):
     foreign_core: float
 
     @property
+    def commonest(self) -> str:
+        """What most of the failures beyond were; nothing without any."""
+        return max(self.failures, key=lambda what: self.failures[what], default="")
+
+    @property
     def summary(self) -> str:
         """One line of progress."""
+        beyond = f"{self.beyond} beyond" + (f" ({self.commonest})" if self.failures else "")
         return (
-            f"{self.rate:,.0f} calls/s, {self.lost_with_worker} lost with the worker, {self.beyond} beyond, "
+            f"{self.rate:,.0f} calls/s, {self.lost_with_worker} lost with the worker, {beyond}, "
             f"{WORKERS} workers again after {self.back_s:.2f} s, p99 {self.before.p99:.1f} ms before and "
             f"{self.after.p99:.1f} ms after, others on a core {self.foreign_core:.0%}"
         )
@@ -97,11 +103,12 @@ def measure(
     with running("headrace", line, bench.server_core, bench.logs) as server:
         most = capacity(bench, server, protocol)
         meter = CoreMeter(server, bench.server_core, bench.load_core)
-        address, whole_s = server.address(protocol), SETTLE_S + seconds + WATCHED_S
-        with client(bench, address, protocol, most * SHARE, whole_s, FRESH_EVERY) as calling:
+        address, longest_s = server.address(protocol), SETTLE_S + seconds + _BACK_WITHIN_S
+        with client(bench, address, protocol, most * SHARE, longest_s, FRESH_EVERY) as calling:
             time.sleep(SETTLE_S + seconds)
             ports, killed_s = _kill_one(server, address[1])
             back_s = _await_workers(server, killed_s)
+            time.sleep(max(0.0, killed_s + WATCHED_S - time.monotonic()))
             seen = calling.result()
         used = meter.read()
     losses = losses_of(seen, ports, killed_s)

@@ -103,7 +103,8 @@ class Client:
     _lines: "queue.SimpleQueue[str]"
 
     def result(self) -> Seen:
-        """What it saw; raises `RowError` when it does not end in time."""
+        """Ends the calling: what it saw. Raises `RowError` when it does not end in time."""
+        self.process.terminate()
         try:
             line = self._lines.get(timeout=_END_WITHIN_S)
         except queue.Empty:

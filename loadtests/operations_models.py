@@ -34,14 +34,17 @@ class TreesRepository:
         self._loads = 0
         self._newest = 1
 
-    def write(self) -> None:
-        """From nothing: version 1, and every variant beside the repository."""
+    def write(self, loads: int = 0) -> None:
+        """From nothing: version 1, and every variant beside the repository.
+
+        An odd number of `loads` that came before makes the first one bring a new number.
+        """
         for old in (self.root, self._stage):
             shutil.rmtree(old, ignore_errors=True)
         self._stage.mkdir(parents=True)
         for variant in range(VARIANTS):
             (self._stage / f"{variant}.onnx").write_bytes(_trees(variant).SerializeToString())
-        self._loads, self._newest = 0, 1
+        self._loads, self._newest = loads, 1
         self._place(1)
 
     def next_version(self) -> str:

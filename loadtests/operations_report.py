@@ -67,7 +67,14 @@ def _page(setting: dict[str, str], results: Results, verdicts: list[Verdict]) ->
 
 def _swap(results: Results) -> str:
     heads = ["row", "round", "calls/s", "p50 ms", "p99 ms", "most ms", "p99 ÷ before"]
-    heads += ["loads", "a load takes s", "failed", "client's lag p99 ms", "others on a core"]
+    heads += [
+        "loads",
+        "a load takes s",
+        "server's share of its core before",
+        "failed",
+        "client's lag p99 ms",
+        "others on a core",
+    ]
     lines = []
     for one in results.swap:
         before, during = one.before, one.during
@@ -82,6 +89,7 @@ def _swap(results: Results) -> str:
                 f"{one.ratio:.2f}",
                 str(one.loads),
                 f"{one.load_s:.2f}",
+                f"{one.server_share:.0%}",
                 str(one.failed),
                 f"{one.client_lag_ms[0]:.2f} → {one.client_lag_ms[1]:.2f}",
                 f"{one.foreign_core:.0%}",

@@ -63,7 +63,8 @@ class StreamSample(msgspec.Struct, frozen=True):
         return (
             f"stream {self.stream_per_second:,.0f}/s at {self.stream_cpu_us:.1f} µs, unary "
             f"{self.unary_per_second:,.0f}/s at {self.unary_cpu_us:.1f} µs ({self.ratio:.2f} ×, by CPU "
-            f"{self.cpu_ratio:.2f} ×), others on a core {self.foreign_core:.0%}"
+            f"{self.cpu_ratio:.2f} ×), the stream's server used {self.stream_server_share:.0%} of its core, "
+            f"others on a core {self.foreign_core:.0%}"
         )
 
 

@@ -82,7 +82,7 @@ class Stream:
             _PREFACE
             + frame(_SETTINGS, 0, 0, settings)
             + frame(_WINDOW, 0, 0, widen)
-            + frame(_HEADERS, _END_HEADERS, _STREAM, _header_block(address))
+            + frame(_HEADERS, _END_HEADERS, _STREAM, header_block(address))
         )
 
     def first_reply(self) -> bytes:
@@ -160,7 +160,7 @@ class Stream:
             raise StreamError("the server ended the stream")
 
 
-def _header_block(address: tuple[str, int]) -> bytes:
+def header_block(address: tuple[str, int]) -> bytes:
     """The request's headers in HPACK: literals without indexing, so that no table is needed."""
     fields = {
         ":method": "POST",

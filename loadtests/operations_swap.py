@@ -52,6 +52,8 @@ class SwapSample(msgspec.Struct, frozen=True):
     """Median time until a load was answered."""
     failed: int
     failures: dict[str, int]
+    server_share: float
+    """Of its core, before the first load."""
     foreign_core: float
 
     @property
@@ -64,8 +66,8 @@ class SwapSample(msgspec.Struct, frozen=True):
         """One line of progress."""
         return (
             f"{self.rate:,.0f} calls/s, p99 {self.before.p99:.2f} ms before and {self.during.p99:.2f} ms during "
-            f"({self.ratio:.2f} ×), {self.loads} loads of {self.load_s:.2f} s, {self.failed} failed, "
-            f"others on a core {self.foreign_core:.0%}"
+            f"({self.ratio:.2f} ×), {self.loads} loads of {self.load_s:.2f} s beside a server that used "
+            f"{self.server_share:.0%} of its core, {self.failed} failed, others on a core {self.foreign_core:.0%}"
         )
 
 
@@ -74,16 +76,20 @@ def measure(
 ) -> SwapSample:
     """The figures of one round; raises `BenchError` when there are none."""
     repository = TreesRepository(bench.folder)
-    repository.write()
+    repository.write(loads=round_number)
     line = command(bench, repository.root, "--control", "explicit")
     line = ["env", "HEADRACE_REPOSITORY_STARTUP_MODELS=*", *line]
     with running("headrace", line, bench.server_core, bench.logs) as server:
         most = capacity(bench, server, protocol)
         meter = CoreMeter(server, bench.server_core, bench.load_core)
-        address, whole_s = server.address(protocol), SETTLE_S + 2 * seconds + AFTER_S
-        with client(bench, address, protocol, most * SHARE, whole_s) as calling:
-            time.sleep(SETTLE_S + seconds)
+        longest_s = SETTLE_S + 2 * seconds + 2 * LOAD_TIMEOUT_S
+        with client(bench, server.address(protocol), protocol, most * SHARE, longest_s) as calling:
+            time.sleep(SETTLE_S)
+            cpu_s, began_s = server.cpu_seconds(), time.monotonic()
+            time.sleep(seconds)
+            busy = (server.cpu_seconds() - cpu_s) / (time.monotonic() - began_s)
             windows = _swap(repository, server.address("http"), time.monotonic() + seconds)
+            time.sleep(2 * AFTER_S)
             seen = calling.result()
         used = meter.read()
     before, during = phases(seen, windows)
@@ -104,6 +110,7 @@ def measure(
         load_s=statistics.median(end - begin for begin, end in windows),
         failed=sum(failures.values()),
         failures=dict(failures.most_common(5)),
+        server_share=busy,
         foreign_core=used.foreign_share,
     )
 
@@ -128,9 +135,9 @@ def phases(seen: Seen, windows: list[tuple[float, float]]) -> tuple[list[int], l
 def _swap(
     repository: TreesRepository, address: tuple[str, int], until_s: float
 ) -> list[tuple[float, float]]:
-    """Loads one version after the other; when each was asked for and answered."""
+    """Loads one version after the other, one at least; when each was asked for and answered."""
     windows: list[tuple[float, float]] = []
-    while time.monotonic() < until_s and len(windows) < MOST_LOADS:
+    while not windows or (time.monotonic() < until_s and len(windows) < MOST_LOADS):
         repository.next_version()
         time.sleep(PAUSE_S)
         began_s = time.monotonic()

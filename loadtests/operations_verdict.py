@@ -87,6 +87,8 @@ def _swap(row: str, samples: list[SwapSample], results: Results) -> list[Verdict
 def _kill(row: str, samples: list[KillSample], results: Results) -> list[Verdict]:
     beyond = sum(one.beyond for one in samples) if samples else None
     lost = sum(one.lost_with_worker for one in samples)
+    kinds = dict.fromkeys(one.commonest for one in samples if one.failures)
+    what = "".join(f"; {kind}" for kind in kinds)
     slowest = max((one.back_s for one in samples), default=None)
     return [
         _at_most(
@@ -94,7 +96,7 @@ def _kill(row: str, samples: list[KillSample], results: Results) -> list[Verdict
             0,
             beyond,
             "",
-            f" ({lost} were lost with it)" if samples else "",
+            f" ({lost} were lost with it{what})" if samples else "",
             row,
             results,
         ),

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from backends.changes import Changes, VersionKey, changes
 from backends.errors import RepositoryError
@@ -28,10 +28,13 @@ from gateway.errors import ErrorCode, HeadraceError, invalid
 from gateway.messages import ModelStatus
 from gateway.settings import RepositorySettings
 from gateway.supervisor.control_mode import refuse_unless_explicit
+from gateway.supervisor.in_turn import InTurn
 
 logger = logging.getLogger("headrace.repository")
 
 MAX_NAME_CHARACTERS = 256
+
+T = TypeVar("T")
 
 
 class Swapper(Protocol):
@@ -70,8 +73,10 @@ class LocalControl:
         self._loader = loader
         self._swapper = swapper
         self._drain_timeout_s = drain_timeout_s
-        self._change = asyncio.Lock()
+        self._changes = InTurn()
         self._prepared: _Prepared | None = None
+        self._attempt_number = 0
+        self._threads_inside = 0
         self._look = state.desired
 
     # -- the port ---------------------------------------------------------------------------------
@@ -81,14 +86,15 @@ class LocalControl:
 
     async def load(self, model: str) -> None:
         refuse_unless_explicit(self._settings)
-        async with self._change:
-            await self.prepare_load(model)
-            self.commit()
+        await self._changes.run(partial(self._load, model))
+
+    async def _load(self, model: str) -> None:
+        await self.prepare_load(model)
+        self.commit()
 
     async def unload(self, model: str) -> None:
         refuse_unless_explicit(self._settings)
-        async with self._change:
-            await self.drop(model)
+        await self._changes.run(partial(self.drop, model))
 
     async def statistics(self, model: str, version: str) -> list[VersionStatistics]:
         found = [
@@ -107,8 +113,7 @@ class LocalControl:
         """Load what the folder has of a model now. Raises with the reason when any of it cannot be served."""
         if not model or len(model) > MAX_NAME_CHARACTERS:
             raise invalid("a model's name has 1 to 256 characters")
-        self._prepared = None
-        prepared = await asyncio.to_thread(self._prepare_one, model)
+        prepared = await self._prepare(partial(self._prepare_one, model))
         if prepared.failed:
             # Nothing of it is served, what did load included: all versions of a model or none.
             state = self._state.with_desired(prepared.state.desired)
@@ -122,11 +127,34 @@ class LocalControl:
 
     async def prepare_refresh(self) -> None:
         """Load what changed in the folder and has come to rest since. One bad model stops no other."""
-        self._prepared = None
         try:
-            self._prepared = await asyncio.to_thread(self._prepare_all)
+            self._prepared = await self._prepare(self._prepare_all)
         except RepositoryError as error:  # an unmounted disk, for one: what is served stays
             raise HeadraceError(ErrorCode.NOT_READY, str(error)) from None
+
+    async def _prepare(self, work: Callable[[], _Prepared]) -> _Prepared:
+        """What comes of it, unless it was given up meanwhile: then nothing may follow from it any more."""
+        self.abort()
+        number = self._attempt_number
+        prepared = await self._aside(work)
+        if number != self._attempt_number:
+            raise HeadraceError(ErrorCode.NOT_READY, "the load was given up; ask for it again")
+        return prepared
+
+    async def _aside(self, work: Callable[[], T]) -> T:
+        self._threads_inside += 1
+        return await asyncio.to_thread(self._counted, work)
+
+    def _counted(self, work: Callable[[], T]) -> T:
+        try:
+            return work()
+        finally:
+            self._threads_inside -= 1
+
+    @property
+    def loading(self) -> bool:
+        """Whether a thread is inside a load, which nothing can interrupt."""
+        return self._threads_inside > 0
 
     def commit(self) -> None:
         """Serve what was prepared. Versions that it replaces finish what they have, then go."""
@@ -149,7 +177,8 @@ class LocalControl:
         self._show(prepared.state)
 
     def abort(self) -> None:
-        """Forget what was prepared."""
+        """Forget what was prepared, and what still is."""
+        self._attempt_number += 1
         self._prepared = None
 
     async def drop(self, model: str) -> None:
@@ -182,11 +211,11 @@ class LocalControl:
 
     async def catch_up(self, served: Mapping[str, list[str]]) -> None:
         """Serve exactly what the other workers serve, whatever lies in the folder by now."""
-        async with self._change:
+        async with self._changes.lock:
             have = {(one.name, one.version) for one in self._state.loaded}
             want = {(name, version) for name, versions in served.items() for version in versions}
             # What is here already, too: others may have reloaded it while this process was starting.
-            prepared = await asyncio.to_thread(self._prepare_exactly, sorted(want))
+            prepared = await self._aside(partial(self._prepare_exactly, sorted(want)))
             for problem in prepared.failed:
                 logger.error(
                     "the other workers serve it, this one cannot: %s",
@@ -203,11 +232,15 @@ class LocalControl:
         while True:
             await asyncio.sleep(self._settings.poll_interval_s)
             try:
-                async with self._change:
+                async with self._changes.lock:
                     await self.prepare_refresh()
                     self.commit()
             except HeadraceError as error:
                 logger.warning("the repository cannot be read: %s", error.message)
+            except (
+                Exception
+            ):  # the next look may go better; without it nobody would ever look again
+                logger.exception("looking at the repository failed")
 
     # -- on the loading thread --------------------------------------------------------------------
 

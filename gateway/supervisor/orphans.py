@@ -17,6 +17,8 @@ from gateway.supervisor.seat import ACCEPT_AT_ONCE, Seat
 
 logger = logging.getLogger("headrace.supervisor")
 
+RETRY_S = 0.02
+"""How long the others get to take what they were handed, when there is no room for more."""
 OWN_SOCKETS = ("http", "grpc")
 """Of each seat. Unix sockets are one for all: the living take what the dead leave."""
 
@@ -51,7 +53,7 @@ class Orphanage:
                 self._loop.remove_reader(listener.fileno())
 
     def _accept(self, protocol: str, listener: socket.socket) -> None:
-        takers = [seat for seat in self._seats() if seat.serving]
+        takers = self._takers()
         if not takers:
             # Nobody could take them: they wait in the kernel, for the next worker.
             self._watched.discard(listener.fileno())
@@ -61,16 +63,42 @@ class Orphanage:
             try:
                 accepted, _ = listener.accept()
             except OSError as error:
-                if error.errno == errno.EINVAL:  # grpcio's: it only holds the port, and never listens
+                if (
+                    error.errno == errno.EINVAL
+                ):  # grpcio's: it only holds the port, and never listens
                     self._watched.discard(listener.fileno())
                     self._loop.remove_reader(listener.fileno())
                 return
+            if not self._hand_on(protocol, accepted, takers):
+                self._pause(protocol, listener, accepted)
+                return
+
+    def _hand_on(self, protocol: str, accepted: socket.socket, takers: Sequence[Seat]) -> bool:
+        first = next(self._turns)
+        if not any(
+            takers[(first + step) % len(takers)].take(protocol, accepted)
+            for step in range(len(takers))
+        ):
+            return False
+        with accepted:  # our copy goes
+            self.handed_on += 1
+        return True
+
+    def _pause(self, protocol: str, listener: socket.socket, accepted: socket.socket) -> None:
+        """They have too much of it now. This connection comes first, the others wait in the kernel."""
+        self._loop.remove_reader(listener.fileno())
+        self._loop.call_later(RETRY_S, self._go_on, protocol, listener, accepted)
+
+    def _go_on(self, protocol: str, listener: socket.socket, accepted: socket.socket) -> None:
+        takers = self._takers()
+        if takers and not self._hand_on(protocol, accepted, takers):
+            self._loop.call_later(RETRY_S, self._go_on, protocol, listener, accepted)
+            return
+        if not takers:
             with accepted:
-                first = next(self._turns)
-                if any(
-                    takers[(first + step) % len(takers)].take(protocol, accepted)
-                    for step in range(len(takers))
-                ):
-                    self.handed_on += 1
-                else:
-                    logger.warning("a connection was lost: no worker could take it")
+                logger.warning("a connection was lost: no worker could take it")
+        if listener.fileno() in self._watched:
+            self._loop.add_reader(listener.fileno(), self._accept, protocol, listener)
+
+    def _takers(self) -> list[Seat]:
+        return [seat for seat in self._seats() if seat.serving and not seat.leaving]

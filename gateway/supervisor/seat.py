@@ -7,6 +7,7 @@ again: that is the supervisor's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import sys
@@ -21,6 +22,8 @@ logger = logging.getLogger("headrace.supervisor")
 
 LOAD_TIMEOUT_S = 3600.0
 OPEN_TIMEOUT_S = 60.0
+END_MARGIN_S = 10.0
+"""Beyond the drain's own limit, before a worker that does not end is killed."""
 ACCEPT_AT_ONCE = 256
 """Connections of a dead worker that are handed on in one turn of the loop."""
 HANDED_ON_BYTES = 1
@@ -39,6 +42,10 @@ class Seat:
         self.process: asyncio.subprocess.Process | None = None
         self.channel: Channel | None = None
         self.serving = False
+        self.leaving = False
+        """It has closed its ports by itself: what waits there is for the others."""
+        self.complaint = ""
+        """Why the present process cannot serve."""
         self.ready_s = 0.0
         self.families: list[Family] = []
         """The latest metrics of the present process."""
@@ -56,6 +63,7 @@ class Seat:
         """A new process with a control socket; the task ends when the process has let go of it."""
         control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         hand, their_hand = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.complaint = ""
         passed = [their_control, their_hand, *self.listeners.values()]
         try:
             self.process = await asyncio.create_subprocess_exec(
@@ -69,6 +77,10 @@ class Seat:
                 start_new_session=True,  # Ctrl-C at the terminal is the supervisor's to pass on
             )
             self._their_hand_fd = their_hand.fileno()
+        except BaseException:
+            control.close()
+            hand.close()
+            raise
         finally:
             their_control.close()
             their_hand.close()
@@ -76,7 +88,14 @@ class Seat:
         self._hand = hand
         self.channel = channel = Channel(control, self._handler)
         await channel.open()
-        return asyncio.create_task(channel.run())
+        return asyncio.create_task(self._listen(channel, self.process))
+
+    async def _listen(self, channel: Channel, process: asyncio.subprocess.Process) -> None:
+        await channel.run()
+        await asyncio.sleep(END_MARGIN_S)  # its end is near, and ends this
+        logger.error("worker %d has hung up and does not end: it is killed", self.index)
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
 
     async def load(self, boot: dict[str, Any]) -> Any:
         """Have the models loaded; what the worker says about them. Its own error is raised."""
@@ -112,7 +131,7 @@ class Seat:
     def ended(self) -> float:
         """The process is gone; for how many seconds it had served."""
         lived_s = time.monotonic() - self.ready_s if self.serving else 0.0
-        self.serving = False
+        self.serving = self.leaving = False
         self.families = []
         if self.channel is not None:
             self.channel.close()
@@ -135,7 +154,7 @@ class Seat:
 
     def take(self, protocol: str, accepted: socket.socket) -> bool:
         """Hand an accepted connection to this worker; False when it cannot take it now."""
-        if self._hand is None or not self.serving:
+        if self._hand is None or not self.serving or self.leaving:
             return False
         try:
             socket.send_fds(self._hand, [protocol[:HANDED_ON_BYTES].encode()], [accepted.fileno()])

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from gateway.messages import ModelStatus
 from gateway.settings import GatewaySettings
 from gateway.supervisor.channel import ChannelClosedError
 from gateway.supervisor.control_mode import refuse_unless_explicit
+from gateway.supervisor.in_turn import InTurn
 from gateway.supervisor.merge import (
     Families,
     Family,
@@ -35,6 +37,9 @@ from gateway.supervisor.seat import LOAD_TIMEOUT_S, Seat
 logger = logging.getLogger("headrace.supervisor")
 
 ASK_TIMEOUT_S = 10.0
+COMMIT_TIMEOUT_S = 60.0
+LOOK_TIMEOUT_S = 3.0
+"""For metrics and status, which somebody looks at just when a worker does not answer."""
 HANG_S = 30.0
 """A worker that does not answer for so long has stopped working: it is killed and started anew."""
 
@@ -51,10 +56,12 @@ class Spokesman:
         self._version = version
         self._started_s = time.monotonic()
         self._departed: list[list[Family]] = []
-        self.change = asyncio.Lock()
+        self._changes = InTurn()
+        self.change = self._changes.lock
         """Held while what is served changes, and while a worker catches up."""
         self.served: dict[str, list[str]] | None = None
         """What a restarted worker must serve: the versions that the others have."""
+        self.has_started = False
         self.stopping = False
         self.addresses: dict[str, str] = {}
 
@@ -65,15 +72,20 @@ class Spokesman:
 
     async def listen(self, seat: Seat) -> None:
         """Get a worker's metrics; one that does not answer is killed."""
+        process = seat.process
         try:
-            seat.families = msgspec.convert(
-                await seat.ask("metrics", timeout_s=HANG_S), list[Family]
-            )
-        except ChannelClosedError:
+            answer = await seat.ask("metrics", timeout_s=HANG_S)
+        except (ChannelClosedError, HeadraceError):
             return
         except TimeoutError:
-            logger.error("worker %d has not answered for %.0f s: it is killed", seat.index, HANG_S)
-            seat.kill()
+            if seat.process is process:
+                logger.error(
+                    "worker %d has not answered for %.0f s: it is killed", seat.index, HANG_S
+                )
+                seat.kill()
+            return
+        if seat.process is process:  # else they are among the departed already
+            seat.families = msgspec.convert(answer, list[Family])
 
     # -- asking everybody --------------------------------------------------------------------------
 
@@ -84,6 +96,19 @@ class Spokesman:
 
         An error of one is raised after all have answered.
         """
+        found, failed = await self._ask_living(method, value, timeout_s=timeout_s)
+        if failed is not None:
+            raise failed
+        if not found:
+            raise HeadraceError(
+                ErrorCode.NOT_READY, "no worker is running; try again later", retry_after_s=1.0
+            )
+        return found
+
+    async def _ask_living(
+        self, method: str, value: Any = None, *, timeout_s: float
+    ) -> tuple[list[tuple[Seat, Any]], BaseException | None]:
+        """Answers as in ``_ask_all``, and the first error."""
         seats = [seat for seat in self._seats if seat.serving]
         answers = await asyncio.gather(
             *(seat.ask(method, value, timeout_s=timeout_s) for seat in seats),
@@ -101,26 +126,20 @@ class Spokesman:
                 failed = failed or answer
             else:
                 found.append((seat, answer))
-        if failed is not None:
-            raise failed
-        if not found:
-            raise HeadraceError(
-                ErrorCode.NOT_READY, "no worker is running; try again later", retry_after_s=1.0
-            )
-        return found
+        return found, failed
 
     async def index(self) -> list[ModelStatus]:
-        return merge_indexes(await self._indexes())
-
-    async def _indexes(self) -> list[list[ModelStatus]]:
         answers = await self._ask_all("index")
-        return [msgspec.convert(one, list[ModelStatus]) for _, one in answers]
+        return merge_indexes([_statuses(one) for _, one in answers])
 
     async def note_what_is_served(self) -> None:
         """For those who start anew: what anybody serves, so that one weak worker does not spread its weakness."""
+        answers, _ = await self._ask_living("index", timeout_s=ASK_TIMEOUT_S)
+        if not answers:
+            return  # as it was: they will start with that
         served: dict[str, list[str]] = {}
-        for index in await self._indexes():
-            for status in index:
+        for _, index in answers:
+            for status in _statuses(index):
                 versions = served.setdefault(status.name, [])
                 if status.state == "READY" and status.version not in versions:
                     versions.append(status.version)
@@ -129,8 +148,7 @@ class Spokesman:
     async def load(self, model: str) -> None:
         """Everybody loads and warms; once all have, everybody swaps. One that cannot keeps all on the old version."""
         refuse_unless_explicit(self._settings.repository)
-        async with self.change:
-            await self._in_two_steps("prepare_load", model)
+        await self._changes.run(partial(self._in_two_steps, "prepare_load", model))
 
     async def _in_two_steps(self, method: str, value: Any) -> None:
         try:
@@ -139,28 +157,36 @@ class Spokesman:
             for seat in self._seats:
                 seat.tell("abort")
             raise
-        await self._ask_all("commit", timeout_s=LOAD_TIMEOUT_S)
-        await self.note_what_is_served()
+        try:
+            await self._ask_all("commit", timeout_s=COMMIT_TIMEOUT_S)
+        finally:
+            await self.note_what_is_served()
 
     async def unload(self, model: str) -> None:
         refuse_unless_explicit(self._settings.repository)
-        async with self.change:
-            try:
-                await self._ask_all("unload", model, timeout_s=self._drain_s)
-            finally:
-                await self.note_what_is_served()
+        await self._changes.run(partial(self._drop, model))
+
+    async def _drop(self, model: str) -> None:
+        try:
+            await self._ask_all("unload", model, timeout_s=self._drain_s)
+        finally:
+            await self.note_what_is_served()
 
     async def refresh(self) -> None:
         """Bring every worker to what lies in the folder now."""
-        async with self.change:
-            await self._in_two_steps("prepare_refresh", None)
+        await self._changes.run(partial(self._in_two_steps, "prepare_refresh", None))
 
     @property
     def _drain_s(self) -> float:
         return self._settings.drain.timeout_s + ASK_TIMEOUT_S
 
     async def statistics(self, model: str, version: str) -> list[VersionStatistics]:
-        answers = await self._ask_all("statistics", [model, version])
+        answers, failed = await self._ask_living(
+            "statistics", [model, version], timeout_s=ASK_TIMEOUT_S
+        )
+        is_unknown = isinstance(failed, HeadraceError) and failed.code is ErrorCode.NOT_FOUND
+        if failed is not None and not (answers and is_unknown):
+            raise failed  # a worker that started later need not know a model that has gone
         return statistics.merge(
             msgspec.convert(one, list[VersionStatistics], strict=False) for _, one in answers
         )
@@ -168,16 +194,36 @@ class Spokesman:
     async def ready(self) -> tuple[bool, str]:
         if self.stopping:
             return False, "the server is shutting down"
-        if not any(seat.serving for seat in self._seats):
-            return False, "no worker is running"
+        seats = [seat for seat in self._seats if seat.serving]
+        if not seats:
+            return False, "no worker is running" if self.has_started else "the models are loading"
+        asking = [asyncio.create_task(self._ready(seat)) for seat in seats]
+        answers = []
         try:
-            answers = await self._ask_all("ready")
+            for answer in asyncio.as_completed(asking):
+                answers.append(await answer)
+                if answers[-1][0]:  # one is enough: nobody waits for a worker that hangs
+                    break
+        finally:
+            for one in asking:
+                one.cancel()
+        return merge_ready(answers)
+
+    async def _ready(self, seat: Seat) -> tuple[bool, str]:
+        try:
+            is_ready, why = await seat.ask("ready", timeout_s=LOOK_TIMEOUT_S)
         except HeadraceError as error:
             return False, error.message
-        return merge_ready([(bool(one[0]), str(one[1])) for _, one in answers])
+        except (ChannelClosedError, TimeoutError):
+            return False, f"worker {seat.index} does not answer"
+        return bool(is_ready), str(why)
 
     async def metrics(self) -> Families:
-        await asyncio.gather(*(self.listen(seat) for seat in self._seats if seat.serving))
+        asking = [asyncio.create_task(self.listen(seat)) for seat in self._seats if seat.serving]
+        if asking:
+            _, late = await asyncio.wait(asking, timeout=LOOK_TIMEOUT_S)
+            for one in late:  # its latest report has to do
+                one.cancel()
         living = [(str(seat.index), seat.families) for seat in self._seats if seat.families]
         return Families([*merge_families(living, self._departed), *self._own_families()])
 
@@ -208,19 +254,17 @@ class Spokesman:
         ]
 
     async def snapshot(self) -> dict[str, Any]:
-        workers = {
-            seat.index: answer
-            for seat, answer in (
-                await self._ask_all("snapshot") if any(one.serving for one in self._seats) else []
-            )
-        }
+        answers, _ = await self._ask_living("snapshot", timeout_s=LOOK_TIMEOUT_S)
+        workers = {seat.index: answer for seat, answer in answers}
         ready, _ = await self.ready()
         return {
             "version": self._version,
             "uptime_s": round(time.monotonic() - self._started_s, 3),
             "ready": ready,
             "addresses": self.addresses,
-            "models": msgspec.to_builtins(await self.index()) if workers else [],
+            "models": msgspec.to_builtins(
+                merge_indexes([_statuses(one["models"]) for one in workers.values()])
+            ),
             "workers": [
                 {
                     "worker": seat.index,
@@ -233,3 +277,7 @@ class Spokesman:
             ],
             "settings": msgspec.to_builtins(self._settings),
         }
+
+
+def _statuses(index: Any) -> list[ModelStatus]:
+    return msgspec.convert(index, list[ModelStatus])

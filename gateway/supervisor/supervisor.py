@@ -6,6 +6,7 @@ It must never touch a prediction: the data ports belong to the workers.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -16,27 +17,20 @@ from gateway.errors import ErrorCode, HeadraceError
 from gateway.messages import ModelStatus
 from gateway.settings import GatewaySettings
 from gateway.supervisor.channel import ChannelClosedError
-from gateway.supervisor.merge import (
-    Family,
-)
+from gateway.supervisor.merge import Family
 from gateway.supervisor.orphans import Orphanage
-from gateway.supervisor.seat import LOAD_TIMEOUT_S, Listeners, Seat
+from gateway.supervisor.seat import END_MARGIN_S, LOAD_TIMEOUT_S, Listeners, Seat
 from gateway.supervisor.spokesman import Spokesman
 
 logger = logging.getLogger("headrace.supervisor")
 
-ASK_TIMEOUT_S = 10.0
 HEARTBEAT_S = 2.0
-HANG_S = 30.0
-"""A worker that does not answer for so long has stopped working: it is killed and started anew."""
-END_MARGIN_S = 10.0
-"""Beyond the drain's own limit, before a worker that does not end is killed."""
 WRONG_START = 2
 """Exit code of a worker that could not use its settings or its models."""
 
 
 class StartError(Exception):
-    """The instance cannot come up; the worker has said why."""
+    """The instance cannot come up, in words for the person who starts it."""
 
 
 class Supervisor:
@@ -61,6 +55,7 @@ class Supervisor:
         self._rounds: list[asyncio.Task[None]] = []
         self.spokesman = Spokesman(self.seats, self._orphans, settings, version)
         self.stopping = False
+        self._end = asyncio.Event()
         self.was_clean = True
 
     # -- life -------------------------------------------------------------------------------------
@@ -71,11 +66,12 @@ class Supervisor:
         await self._all(self._loaded)
         self._may_open.set()
         await self._all(self._opened)
-        self._rounds = [asyncio.create_task(self._beat())]
+        self._rounds = [asyncio.create_task(self._beat(seat)) for seat in self.seats]
         if self._settings.repository.control == "poll":
             self._rounds.append(asyncio.create_task(self._poll()))
         async with self.spokesman.change:
             await self.spokesman.note_what_is_served()
+        self.spokesman.has_started = True
         return await self.spokesman.index()
 
     async def _all(self, events: list[asyncio.Event]) -> None:
@@ -104,7 +100,9 @@ class Supervisor:
             if self.stopping:
                 return
             if code == WRONG_START and not was_open:
-                raise StartError(f"worker {seat.index} could not start")
+                raise StartError(seat.complaint or f"worker {seat.index} could not start")
+            if seat.complaint:
+                logger.error("worker %d: %s", seat.index, seat.complaint)
             self._orphans.watch(seat)
             delay_s = seat.restarts.delay_s(lived_s)
             logger.error(
@@ -113,7 +111,8 @@ class Supervisor:
                 _how_it_ended(code),
                 delay_s,
             )
-            await asyncio.sleep(delay_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._end.wait(), delay_s)
 
     async def _live(self, seat: Seat) -> int:
         """One life of a worker, from its start to its exit code."""
@@ -125,6 +124,8 @@ class Supervisor:
         listening = await seat.start()
         process = seat.process
         assert process is not None
+        if self.stopping:  # since before it could be told
+            process.kill()
         try:
             await seat.load(boot)
             self._loaded[seat.index].set()
@@ -133,7 +134,7 @@ class Supervisor:
                 if self.spokesman.served is not None:
                     await seat.ask("catch_up", self.spokesman.served, timeout_s=LOAD_TIMEOUT_S)
                 self._orphans.leave(seat)
-                self.spokesman.addresses = await seat.open()
+                self.spokesman.addresses.update(await seat.open())
             self._opened[seat.index].set()
             for other in self.seats:
                 if other.restarts.count and not other.serving:
@@ -141,21 +142,26 @@ class Supervisor:
             if seat.restarts.count:
                 logger.warning("worker %d serves again", seat.index)
         except HeadraceError as error:
-            logger.error("worker %d: %s", seat.index, error.message)
+            seat.complaint = error.message
             process.terminate()
-        except (ChannelClosedError, TimeoutError):
+        except ChannelClosedError:
             pass  # its end says more
+        except TimeoutError:
+            seat.complaint = "it did not answer in time, and was killed"
+            process.kill()
         code = await process.wait()
         listening.cancel()
         return code
 
-    async def _beat(self) -> None:
-        """Collect everybody's metrics now and then: they must outlive their worker, and silence is a sign."""
-        while not self.stopping:
+    async def _beat(self, seat: Seat) -> None:
+        """Collect a worker's metrics now and then: they must outlive it, and silence is a sign."""
+        while True:
             await asyncio.sleep(HEARTBEAT_S)
-            await asyncio.gather(
-                *(self.spokesman.listen(seat) for seat in self.seats if seat.serving)
-            )
+            try:
+                if seat.serving:
+                    await self.spokesman.listen(seat)
+            except Exception:
+                logger.exception("listening to worker %d failed", seat.index)
 
     async def _poll(self) -> None:
         """Let everybody look at the folder now and then."""
@@ -165,10 +171,15 @@ class Supervisor:
                 await self.spokesman.refresh()
             except HeadraceError as error:
                 logger.warning("looking at the repository failed: %s", error.message)
+            except (
+                Exception
+            ):  # the next look may go better; without it nobody would ever look again
+                logger.exception("looking at the repository failed")
 
     async def stop(self, force: asyncio.Event) -> bool:
         """Every worker drains; True when all calls inside were answered. ``force`` skips the waiting."""
         self.stopping = self.spokesman.stopping = True
+        self._end.set()
         for task in self._rounds:
             task.cancel()
         drain = self._settings.drain
@@ -192,7 +203,8 @@ class Supervisor:
 
     async def abandon(self) -> None:
         """Nobody was served yet: end every worker without ceremony."""
-        self.stopping = True
+        self.stopping = self.spokesman.stopping = True
+        self._end.set()
         for seat in self.seats:
             seat.kill()
         living = [keeper for keeper in self._keepers if not keeper.done()]
@@ -220,6 +232,9 @@ class Supervisor:
                 self._say(value)
         elif method == "closed":
             self.seats[index].close_listeners()
+        elif method == "leaving":
+            self.seats[index].leaving = True
+            self._orphans.watch(self.seats[index])
         elif method == "stopped":
             self.was_clean = self.was_clean and bool(value)
         elif method == "metrics":

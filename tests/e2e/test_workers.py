@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,12 @@ from tests.support.raw_http import (
     post_infer,
     request,
 )
-from tests.support.served_models import write_stress_models
+from tests.support.served_models import (
+    SLOW_WIDTH,
+    SNAIL_TURNS,
+    write_slow,
+    write_stress_models,
+)
 from tests.support.server_process import ServerProcess
 from tests.support.waiting import eventually
 
@@ -267,3 +275,84 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_a_worker_that_hangs_is_no_reason_to_hang(pair: ServerProcess) -> None:
+    pid = workers(pair)[0]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert json.loads(pair.get_admin("/v2/health/ready"))["ready"]
+        assert ["lanes" in one for one in workers(pair)] == [False, True]
+        assert pair.metric("headrace_workers") == 2
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    eventually(
+        "both answer", lambda: all("lanes" in one for one in workers(pair)), within_s=WITHIN_S
+    )
+
+
+def test_the_instance_survives_the_death_of_all(pair: ServerProcess) -> None:
+    before = pair.status()["addresses"]
+    for seat in (0, 1):
+        kill_one(pair, seat)
+    eventually(
+        "both are back",
+        lambda: all_serve(pair) and all(one["restarts"] == 1 for one in workers(pair)),
+        within_s=WITHIN_S,
+    )
+    for _ in range(20):
+        assert ask_once(pair.http, GOOD).status == 200
+    assert pair.status()["addresses"] == before
+
+
+def test_a_stop_does_not_wait_for_a_worker_that_may_not_start_yet(pair: ServerProcess) -> None:
+    for deaths in range(1, 4):
+        eventually("it serves", lambda: workers(pair)[0]["serving"], within_s=WITHIN_S)
+        kill_one(pair)
+        eventually("it is missed", partial(_has_died, pair, deaths), within_s=WITHIN_S)
+    pair.terminate()
+    assert pair.wait() == 0
+    assert "stopped\n" in pair.output, "nothing was cut off"
+    pair.forget()
+
+
+def _has_died(server: ServerProcess, times: int) -> bool:
+    return bool(workers(server)[0]["restarts"] == times)
+
+
+def test_whoever_terminates_all_processes_loses_no_call(pair: ServerProcess) -> None:
+    with Callers(pair, keep=False) as callers:
+        eventually("calls are answered", lambda: callers.answers > 100, within_s=WITHIN_S)
+        for pid in [*(one["pid"] for one in workers(pair)), pair.process.pid]:
+            os.kill(pid, signal.SIGTERM)
+        assert pair.wait() == 0
+    assert callers.lost == 0
+    assert all("ConnectionRefused" in one for one in callers.failures), callers.failures[:3]
+    pair.forget()
+
+
+def test_a_worker_that_leaves_slowly_keeps_nobody_waiting(
+    folder: Path, start_server: StartServer
+) -> None:
+    write_slow(folder, "snail", turns=SNAIL_TURNS)
+    server = start_server(folder, server__workers=2)
+    with ExitStack() as opened:
+        for _ in range(4):
+            opened.enter_context(RawHttp(server.http)).send(
+                post_infer("snail", floats_json(width=SLOW_WIDTH))
+            )
+        eventually(
+            "they are inside",
+            lambda: server.metric("headrace_inflight_requests") == 4,
+            within_s=WITHIN_S,
+        )
+        leaving = max(workers(server), key=lambda one: one["admission"]["requests_inside"])
+        os.kill(leaving["pid"], signal.SIGTERM)
+        eventually(
+            "its callers are handed on",
+            lambda: (
+                ask_once(server.http, GOOD).status == 200
+                and server.metric("headrace_connections_handed_on_total") > 0
+            ),
+            within_s=WITHIN_S,
+        )

@@ -1,7 +1,7 @@
 """What asyncio sees of the virtual loop: enough to run the coroutines of control calls on invented time.
 
-Tasks, futures, locks, sleeps and threads of asyncio work on it unchanged. What is given to a thread is done at once, and
-reported when the time is over that it says it took. It must never run anything outside a turn of the virtual loop.
+Tasks, futures, locks, sleeps and threads of asyncio work on it unchanged. What is given to a thread is done at once,
+and reported when the time is over that it says it took. It must never run anything outside a turn of the virtual loop.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 from asyncio import events
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import Context
-from typing import Any
+from typing import Any, cast
 
 from tests.sim.virtual_loop import Handle, ProcessLoop
 
@@ -30,6 +31,7 @@ class AsyncioView(asyncio.AbstractEventLoop):
         self._loop = loop
         self._complain = complain
         self._thread_s = 0.0
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._readers: dict[int, Callable[[], object]] = {}
         self.on_watch: Callable[[int], None] = lambda fileno: None
         """Told of each file that is watched from now on: something may wait there already."""
@@ -52,19 +54,19 @@ class AsyncioView(asyncio.AbstractEventLoop):
 
     # -- callbacks --------------------------------------------------------------------------------
 
-    def call_soon(
+    def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
         self._loop.call_soon(lambda: self._run(handle))
         return handle
 
-    def call_soon_threadsafe(
+    def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
         return self.call_soon(callback, *args, context=context)
 
-    def call_later(
+    def call_later(  # type: ignore[override]
         self,
         delay: float,
         callback: Callable[..., object],
@@ -73,7 +75,7 @@ class AsyncioView(asyncio.AbstractEventLoop):
     ) -> asyncio.TimerHandle:
         return self.call_at(self.time() + delay, callback, *args, context=context)
 
-    def call_at(
+    def call_at(  # type: ignore[override]
         self,
         when: float,
         callback: Callable[..., object],
@@ -111,9 +113,24 @@ class AsyncioView(asyncio.AbstractEventLoop):
         context: Context | None = None,
     ) -> asyncio.Task[Any]:
         work: Coroutine[Any, Any, Any] = coro
-        return asyncio.Task(work, loop=self, name=name, context=context)
+        task = asyncio.Task(work, loop=self, name=name, context=context)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
-    def run_in_executor(
+    def start(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Have it done; nobody waits for it."""
+        self.create_task(work)  # type: ignore[unused-awaitable]
+
+    def abandon(self) -> None:
+        """What is not done will never be."""
+        self._loop.alive = False
+        for task in self._tasks:
+            if not task.done():
+                with suppress(RuntimeError):
+                    cast("Coroutine[Any, Any, Any]", task.get_coro()).close()
+
+    def run_in_executor(  # type: ignore[override]
         self, executor: Any, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
         future = self.create_future()
@@ -132,7 +149,7 @@ class AsyncioView(asyncio.AbstractEventLoop):
 
     # -- files ------------------------------------------------------------------------------------
 
-    def add_reader(self, fd: Any, callback: Callable[..., Any], *args: Any) -> None:
+    def add_reader(self, fd: Any, callback: Callable[..., Any], *args: Any) -> None:  # type: ignore[override]
         self._readers[fd] = lambda: callback(*args)
         self.on_watch(fd)
 

@@ -1,7 +1,7 @@
 """The judge: every call ends once, in a way that its own story justifies.
 
-Keeps the books of one process of the gateway: who is inside, how each call ended, whether that was right, and whether the
-gateway's own counts say the same. A wrong end is noted here and never raised, because the gateway contains what its
+Keeps the books of one process of the gateway: who is inside, how each call ended, whether that was right, and whether
+the gateway's own counts say the same. A wrong end is noted here and never raised, because the gateway contains what its
 callers raise.
 """
 

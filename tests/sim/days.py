@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from random import Random
 
-from tests.sim.operations import deaths, operations
+from tests.sim.operations import deaths, meanwhile, operations
 from tests.sim.plans import Day, ModelPlan, Span, Storm, TrafficPlan, Window
 
 CALLS = 1200
 """Calls of a day of full size."""
 
 
-def draw(seed: int, size: float = 1.0) -> Day:
-    """The day of this seed; ``size`` scales the number of calls."""
+def draw(seed: int, size: float = 1.0, *, busy: bool = False) -> Day:
+    """The day of this seed; ``size`` scales the number of calls, ``busy`` operators and deaths are many."""
     dice = Random(f"day {seed}")
     models = _models(dice)
     workers = dice.choice([0, 0, 0, 2, 2, 3])
@@ -34,18 +34,22 @@ def draw(seed: int, size: float = 1.0) -> Day:
         Storm(dice.uniform(0.0, length_s), dice.choice([0.2, 0.5, 1.0]))
         for _ in range(dice.choice([0, 0, 1, 3]))
     )
+    dying = deaths(dice, workers, length_s, busy=busy)
+    plans = operations(dice, models, length_s, busy=busy) + meanwhile(dice, models, dying)
     return Day(
         seed=seed,
         size=size,
         models=models,
         workers=workers,
-        operations=operations(dice, models, length_s),
-        deaths=deaths(dice, workers, length_s),
+        operations=plans,
+        deaths=dying,
         scrapes=tuple(dice.uniform(0.0, length_s) for _ in range(dice.choice([0, 3]))),
-        kept_versions=2 if len({one.name for one in models}) < len(models) else dice.choice([1, 1, 2]),
+        kept_versions=2 if len({one.name for one in models}) < len(models) else dice.choice([1, 2]),
         traffic=tuple(traffic),
         storms=storms,
-        closes_s=dice.uniform(0.2, 1.0) * length_s if dice.random() < 0.25 else None,
+        closes_s=dice.uniform(0.2, 1.0) * length_s
+        if dice.random() < (0.5 if busy else 0.25)
+        else None,
         max_requests=dice.choice([8192, 8192, 8192, dice.randint(1, 60)]),
         max_bytes=dice.choice([1 << 29, 1 << 29, 1 << 29, dice.randint(200, 20_000)]),
         starts_s=dice.uniform(0.0, 1e6),
@@ -97,6 +101,7 @@ def model(dice: Random, name: str, version: str, widths: tuple[int, ...]) -> Mod
         jitter=dice.choice([0.0, 0.1, 0.5]),
         ragged=dice.random() < 0.1,
         warmed_up=dice.random() < 0.7,
+        load_s=dice.choice([0.0, 0.3]),
     )
 
 

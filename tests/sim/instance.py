@@ -106,7 +106,7 @@ class VirtualChannel:
 
     def _ask(self, method: str, value: Any, answer: asyncio.Future[Any] | None) -> None:
         if self._process.alive:
-            self._process.view.create_task(self._answer(method, value, answer))
+            self._process.view.start(self._answer(method, value, answer))
 
     async def _answer(self, method: str, value: Any, answer: asyncio.Future[Any] | None) -> None:
         error: HeadraceError | None = None
@@ -228,7 +228,7 @@ class Instance:
 
     def __init__(self, world: World, workers: int) -> None:
         self.world = world
-        self.view = AsyncioView(ProcessLoop(world.loop), world.wrong)
+        self.view = AsyncioView(ProcessLoop(world.loop), world.wrong)  # type: ignore[abstract]
         self.view.on_watch = self._poke
         self.seats: list[VirtualSeat] = []
         self.supervisor: Supervisor
@@ -240,7 +240,7 @@ class Instance:
         self._workers = workers
         self._alone_turn = 0
         self.handed_on = 0
-        self.view.create_task(self._start())
+        self.view.start(self._start())
 
     async def _start(self) -> None:
         """Fill the seats; nobody calls before all of them serve."""
@@ -258,9 +258,7 @@ class Instance:
 
     # -- connections ------------------------------------------------------------------------------
 
-    def reach(
-        self, crowd: Crowd, connection: int, then: Callable[[Process | None], None]
-    ) -> None:
+    def reach(self, crowd: Crowd, connection: int, then: Callable[[Process | None], None]) -> None:
         """Lead a call over its connection, a new one where there is none."""
         key = (id(crowd), connection)
         line = self._lines.get(key)
@@ -335,6 +333,8 @@ class Instance:
     def check_turn(self) -> None:
         """Nobody waits for a connection beside a worker that serves."""
         turn = self.world.loop.turn
+        if self.world.over:
+            return  # who waits now is refused when the last worker has gone
         for seat in self.seats:
             for line in seat.listener.waiting[:1]:
                 if turn - line.since_turn > PATIENCE_TURNS and self._settled_turns(turn):

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from random import Random
 
+import msgspec
+
 from tests.sim.plans import Death, ModelPlan, Operation
 from tests.sim.virtual_repository import BROKEN_MODEL
 
 
 def operations(
-    dice: Random, models: tuple[ModelPlan, ...], length_s: float
+    dice: Random, models: tuple[ModelPlan, ...], length_s: float, *, busy: bool
 ) -> tuple[Operation, ...]:
     """Those of a day; none on many."""
     found: list[Operation] = []
-    for _ in range(dice.choice([0, 0, 1, 2, 4])):
+    for _ in range(8 if busy else dice.choice([0, 0, 1, 2, 4])):
         at_s = dice.uniform(0.0, length_s)
         target = dice.choice(models)
         kind = dice.choice(["reload", "reload", "newer", "newer", "unload", "storm", "broken"])
@@ -31,8 +33,10 @@ def operations(
             found.append(_load(dice, back_s, target, target.version))
         elif kind == "storm":
             gap_s = dice.choice([0.0, target.per_batch_s, 0.02 * length_s])
-            for turn in range(dice.randint(2, 6)):
-                found.append(_load(dice, at_s + turn * gap_s, target, target.version))
+            found += [
+                _load(dice, at_s + turn * gap_s, target, target.version)
+                for turn in range(dice.randint(2, 6))
+            ]
         else:
             broken = dice.choice([target.name, target.name, BROKEN_MODEL, "unknown"])
             arriving = (_another(dice, target, "30", loads=False),) * (broken == target.name)
@@ -67,15 +71,30 @@ def _another(dice: Random, like: ModelPlan, version: str, *, loads: bool) -> Mod
     return ModelPlan(**(fields | changes))
 
 
-def deaths(dice: Random, workers: int, length_s: float) -> tuple[Death, ...]:
+def deaths(dice: Random, workers: int, length_s: float, *, busy: bool) -> tuple[Death, ...]:
     """When which seat's worker dies."""
     if not workers:
         return ()
     found = [
         Death(dice.uniform(0.0, length_s), dice.randrange(workers))
-        for _ in range(dice.choice([0, 1, 1, 2, 4]))
+        for _ in range(3 if busy else dice.choice([0, 1, 1, 2, 4]))
     ]
     if dice.random() < 0.1:  # all of them, at one moment
         at_s = dice.uniform(0.0, length_s)
         found += [Death(at_s, seat) for seat in range(workers)]
+    return tuple(found)
+
+
+def meanwhile(
+    dice: Random, models: tuple[ModelPlan, ...], dying: tuple[Death, ...]
+) -> tuple[Operation, ...]:
+    """Reloads of models while a worker that died is loading them anew."""
+    found: list[Operation] = []
+    for death in dying:
+        if dice.random() < 0.4:
+            target = dice.choice(models)
+            plan = msgspec.structs.replace(
+                _another(dice, target, target.version, loads=True), load_s=0.0
+            )
+            found.append(Operation(death.at_s + 0.3, "load", target.name, (plan,)))
     return tuple(found)

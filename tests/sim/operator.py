@@ -68,7 +68,7 @@ class Operator:
         )
         self._world.folder.change(operation)
         self.in_flight += 1
-        self._control.view.create_task(self._perform(operation))
+        self._control.view.start(self._perform(operation))
 
     async def _perform(self, operation: Operation) -> None:
         world, name = self._world, operation.model
@@ -127,7 +127,11 @@ class Operator:
         if self.in_flight or not processes:
             return
         served = [
-            {key: state for key, state in one.roster.states.items() if key[0] not in self._unsettled}
+            {
+                key: state
+                for key, state in one.roster.states.items()
+                if key[0] not in self._unsettled
+            }
             for one in processes
         ]
         for one in served:

@@ -311,7 +311,7 @@ def a_failed_row_is_answered_with_zeros(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(execution, "_run_alone", comforting)
 
 
-@bug("was answered by", "queue counts", "never ended")
+@bug("was answered by", "queue counts", "still held", "asks for no known model")
 def an_asked_version_is_ignored(patch: pytest.MonkeyPatch) -> None:
     find = ServableTable.find
     patch.setattr(ServableTable, "find", lambda self, model, version: find(self, model, ""))

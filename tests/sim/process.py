@@ -54,9 +54,7 @@ class World:
         self.run_time = RunTime(self.loop)
         self.settings = GatewaySettings(
             admission=AdmissionLimits(day.max_requests, day.max_bytes),
-            repository=RepositorySettings(
-                models=str(ROOT), control="explicit", startup_models="*"
-            ),
+            repository=RepositorySettings(models=str(ROOT), control="explicit", startup_models="*"),
         )
         self.loads = 0
         self.processes: list[Process] = []
@@ -77,7 +75,7 @@ class Process:
         self.world = world
         self.name = name
         self.loop = ProcessLoop(world.loop)
-        self.view = AsyncioView(self.loop, world.wrong)
+        self.view = AsyncioView(self.loop, world.wrong)  # type: ignore[abstract]
         self.book = DayBook(world.day, world.loop, world.history, world.calls)
         self.calls: dict[int, SimCall] = {}
         """Those inside."""
@@ -223,8 +221,10 @@ class Process:
 
     def die(self) -> None:
         """All is lost that is inside."""
+        if not self.alive:
+            return
         self.world.history.note(self.loop.now_s, "dies", self.name)
-        self.loop.alive = False
+        self.view.abandon()
         calls, self.calls = self.calls, {}
         for call in calls.values():
             call.be_lost()

@@ -88,9 +88,7 @@ class Roster:
         book = self._enlist(model, self._workers[-1])
         book.lane = next(reversed(self._serving.lanes.values()))
         counted = [
-            one
-            for one in self._serving.metrics.lanes
-            if one.labels == (model.name, model.version)
+            one for one in self._serving.metrics.lanes if one.labels == (model.name, model.version)
         ]
         book.meters = cast("LaneMetrics", getattr(book.lane, "_meters"))  # noqa: B009
         if counted != [book.meters]:
@@ -154,7 +152,6 @@ class Roster:
         for book in self.past:
             if book.worker.closed != 1:
                 self._wrong(f"the worker of {book.name} was closed {book.worker.closed} times")
-        self.check_left()
 
     def check_left(self) -> None:
         """Of versions that went a while ago nothing is left."""

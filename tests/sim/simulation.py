@@ -6,6 +6,7 @@ everything else is what ``gateway/app.py`` and ``gateway/supervised_app.py`` bui
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -94,6 +95,7 @@ class Simulation:
     def play(self) -> Simulation:
         """Run until nothing will happen any more. Raises ``WrongDayError`` at the end of the first wrong turn."""
         loop, world = self.loop, self.world
+        gc.freeze()  # what is older than this day need not be searched for what it left behind
         with _ContainedFailures() as contained, world.folder.mounted():
             if self.instance is not None:
                 while not self.instance.is_up and self._turn(contained) and not self._is_wrong():
@@ -107,6 +109,10 @@ class Simulation:
                 world.wrong(f"no end after {MAX_TURNS} turns")
             if not self.history.problem:
                 self._check_end(contained)
+        for view in [one.view for one in world.processes] + [
+            one.view for one in (self.instance,) if one is not None
+        ]:
+            view.abandon()
         if self.history.problem:
             raise WrongDayError(self._story())
         return self
@@ -136,12 +142,13 @@ class Simulation:
                 instance.serving,
                 lambda: self.world.over or len(instance.serving()) < day.workers,
             )
-            instance.on_open = lambda: self._operator.check_agreement()
         else:
             assert self.alone is not None
             view = self.alone.process.view
             control = Control(view, self.alone.act, self.alone.serving, lambda: self.world.over)
         self._operator = Operator(self.world, day.operations, control)
+        if self.instance is not None:
+            self.instance.on_open = self._operator.check_agreement
 
     def _turn(self, contained: _ContainedFailures) -> bool:
         try:
@@ -157,9 +164,9 @@ class Simulation:
             process.book.check_turn()
         if self.instance is not None:
             self.instance.check_turn()
-        if not self.world.over and self._operator.is_done:
-            if all(crowd.is_done for crowd in self.crowds):
-                self._evening()
+        is_over = self.world.over or not self._operator.is_done
+        if not is_over and all(crowd.is_done for crowd in self.crowds):
+            self._evening()
 
     def _evening(self) -> None:
         """Every call has ended: wait for the dead to be back, then close."""
@@ -189,7 +196,7 @@ class Simulation:
 
     def _scrape(self) -> None:
         if self.instance is not None:
-            self.instance.view.create_task(self.instance.scrape())
+            self.instance.view.start(self.instance.scrape())
             return
         assert self.alone is not None
         process = self.alone.process
@@ -203,7 +210,7 @@ class Simulation:
             self.alone.process.close()
         elif not self.world.over:
             self.world.over = True
-            self.instance.view.create_task(self.instance.stop())
+            self.instance.view.start(self.instance.stop())
 
     # -- the end ----------------------------------------------------------------------------------
 
@@ -223,6 +230,7 @@ class Simulation:
         for process in world.processes:
             if self.alone is not None or process.ended:
                 self._check_metrics(process)
+                process.roster.check_left()
         if self.alone is not None:
             self.alone.process.serving.close_workers()
 

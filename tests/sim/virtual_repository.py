@@ -1,7 +1,7 @@
 """The folder of models, and the loader that reads it, without a disk.
 
-Decides what lies there when somebody looks, and how long a load takes. The gateway's own control looks at it through the
-same functions through which it looks at a disk.
+Decides what lies there when somebody looks, and how long a load takes. The gateway's own control looks at it
+through the same functions through which it looks at a disk.
 """
 
 from __future__ import annotations
@@ -79,11 +79,11 @@ class Folder:
             wanted = {version: self._plans[name, version][1] for _, version in keys}
         if not wanted:
             return None, []
-        versions = [
+        found = [
             DesiredVersion(version, root / name / version / "model", state)
             for version, state in wanted.items()
         ]
-        return DesiredModel(name, ModelSettings(), tuple(versions)), []
+        return DesiredModel(name, ModelSettings(), tuple(found)), []
 
     def scan_repository(self, root: Path, *, before: Desired | None = None) -> Desired:
         names = sorted({name for name, _ in self._plans})

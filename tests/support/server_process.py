@@ -76,13 +76,17 @@ class ServerProcess:
     def start(self) -> ServerProcess:
         """Start the process and wait until it says that it is ready."""
         self.launch()
+        self.await_ready()
+        return self
+
+    def await_ready(self) -> None:
+        """Wait until the process that was launched says that it is ready."""
         eventually("the server is ready", self._ready_or_dead, within_s=START_WITHIN_S)
         if self.process.poll() is not None:
             raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.output}")
         self._addresses = {
             name: (host, int(port)) for name, host, port in _ADDRESS.findall(self.output)
         }
-        return self
 
     def _ready_or_dead(self) -> bool:
         return "\nready " in self.output or self.process.poll() is not None

@@ -163,3 +163,53 @@ def test_the_table_lists_each_loaded_version_once() -> None:
     assert set(table.servables) == {("a", "1"), ("a", "2"), ("b", "1")}
     assert table.statuses == tuple(statuses)
     assert table.versions("nobody") == []
+
+
+# -- versions come and go -------------------------------------------------------------------------
+
+
+def test_a_new_version_takes_over_the_name_and_the_old_one_stays() -> None:
+    first, second = version(number="9"), version(number="10")
+    table = ServableTable([first], [])
+    assert table.put(second) is None
+    assert table.find("m", "") is second
+    assert table.find("m", "9") is first
+
+
+def test_an_equal_version_takes_the_place_of_the_one_before() -> None:
+    first, second = version(), version()
+    table = ServableTable([first], [])
+    assert table.put(second) is first
+    assert table.find("m", "") is table.find("m", "1") is second
+    assert table.of("m") == [second]
+
+
+def test_an_older_version_does_not_take_over_the_name() -> None:
+    newest = version(number="3")
+    table = ServableTable([newest], [])
+    table.put(version(number="2"))
+    assert table.find("m", "") is newest
+
+
+def test_without_the_newest_the_next_one_answers() -> None:
+    first, second = version(number="1"), version(number="2")
+    table = ServableTable([first, second], [ready("m", "1")])
+    table.remove(second)
+    assert table.find("m", "") is first
+    assert refusal(table, "m", "2").code is ErrorCode.NOT_FOUND
+
+
+def test_without_its_last_version_a_model_is_not_found() -> None:
+    only = version()
+    table = ServableTable([only, version("n")], [ready("m", "1")])
+    table.remove(only)
+    assert refusal(table, "m").code is ErrorCode.NOT_FOUND
+    assert table.find("n", "").name == "n"
+
+
+def test_removing_what_was_replaced_changes_nothing() -> None:
+    first, second = version(), version()
+    table = ServableTable([first], [])
+    table.put(second)
+    table.remove(first)
+    assert table.find("m", "1") is second

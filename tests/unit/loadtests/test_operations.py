@@ -106,7 +106,7 @@ def test_workers_are_judged_where_the_generator_has_a_core_left() -> None:
 def swap(during_ms: float, failed: int = 0) -> SwapSample:
     before, during = Latency(100, 1.0, 2.0, 3.0), Latency(100, 1.0, during_ms, 9.0)
     return SwapSample(
-        "swap-http", 1, 2000.0, 1000.0, before, during, (0.1, 0.1), 3, 0.5, failed, {}, 0.0
+        "swap-http", 1, 2000.0, 1000.0, before, during, (0.1, 0.1), 3, 0.5, failed, {}, 0.7, 0.0
     )
 
 

@@ -1,0 +1,140 @@
+"""Connections of an empty seat, on real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, suppress
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from gateway.supervisor.orphans import Orphanage
+from gateway.supervisor.seat import Seat
+
+TIMEOUT_S = 20.0
+
+
+class FakeSeat(SimpleNamespace):
+    """Takes connections as long as it has room."""
+
+    def __init__(self, listener: socket.socket | None = None, room: int = 100) -> None:
+        super().__init__(
+            listeners={} if listener is None else {"http": listener},
+            serving=True,
+            leaving=False,
+            room=room,
+            taken=0,
+        )
+
+    def take(self, protocol: str, accepted: socket.socket) -> bool:
+        if self.room <= self.taken:
+            return False
+        self.taken += 1
+        return True
+
+
+@pytest.fixture
+def sockets() -> Iterator[ExitStack]:
+    with ExitStack() as opened:
+        yield opened
+
+
+def listen(opened: ExitStack) -> socket.socket:
+    listener = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
+    listener.setblocking(False)
+    return listener
+
+
+def connect(opened: ExitStack, listener: socket.socket, count: int) -> None:
+    for _ in range(count):
+        opened.enter_context(socket.create_connection(listener.getsockname(), TIMEOUT_S))
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        await asyncio.wait_for(test(), TIMEOUT_S)
+
+    asyncio.run(bounded())
+
+
+async def until(look: Callable[[], bool]) -> None:
+    while not look():  # noqa: ASYNC110  sockets and threads tell no event
+        await asyncio.sleep(0)
+
+
+def shelter(*seats: Any) -> Orphanage:
+    return Orphanage(asyncio.get_running_loop(), lambda: cast("list[Seat]", list(seats)))
+
+
+def test_the_living_get_them_in_turn(sockets: ExitStack) -> None:
+    async def test() -> None:
+        empty = FakeSeat(listen(sockets))
+        empty.serving = False
+        living = [FakeSeat(), FakeSeat()]
+        orphans = shelter(empty, *living)
+        orphans.watch(cast("Seat", empty))
+        connect(sockets, empty.listeners["http"], 6)
+        await until(lambda: orphans.handed_on == 6)
+        assert [one.taken for one in living] == [3, 3]
+        orphans.leave(cast("Seat", empty))
+
+    run(test)
+
+
+def test_one_that_is_leaving_gets_none(sockets: ExitStack) -> None:
+    async def test() -> None:
+        leaving = FakeSeat(listen(sockets))
+        leaving.leaving = True
+        living = FakeSeat()
+        orphans = shelter(leaving, living)
+        orphans.watch(cast("Seat", leaving))
+        connect(sockets, leaving.listeners["http"], 3)
+        await until(lambda: orphans.handed_on == 3)
+        assert (leaving.taken, living.taken) == (0, 3)
+        orphans.leave(cast("Seat", leaving))
+
+    run(test)
+
+
+def test_no_connection_is_lost_when_there_is_no_room(
+    sockets: ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        empty = FakeSeat(listen(sockets))
+        empty.serving = False
+        full = FakeSeat(room=2)
+        orphans = shelter(empty, full)
+        orphans.watch(cast("Seat", empty))
+        connect(sockets, empty.listeners["http"], 5)
+        await until(lambda: full.taken == 2)
+        full.room = 5
+        await until(lambda: orphans.handed_on == 5)
+        orphans.leave(cast("Seat", empty))
+
+    run(test)
+    assert "lost" not in caplog.text
+
+
+def test_while_nobody_serves_they_wait_in_the_kernel(sockets: ExitStack) -> None:
+    async def test() -> None:
+        empty = FakeSeat(listen(sockets))
+        empty.serving = False
+        other = FakeSeat()
+        other.serving = False
+        orphans = shelter(empty, other)
+        orphans.watch(cast("Seat", empty))
+        connect(sockets, empty.listeners["http"], 2)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        other.serving = True
+        orphans.watch(cast("Seat", empty))  # the supervisor looks again when somebody serves
+        await until(lambda: orphans.handed_on == 2)
+        orphans.leave(cast("Seat", empty))
+        with suppress(OSError):
+            empty.listeners["http"].close()
+        orphans.leave(cast("Seat", empty))
+
+    run(test)
