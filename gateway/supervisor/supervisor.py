@@ -126,6 +126,7 @@ class Supervisor:
         assert process is not None
         if self.stopping:  # since before it could be told
             process.kill()
+        is_wrong = False
         try:
             await seat.load(boot)
             self._loaded[seat.index].set()
@@ -143,7 +144,8 @@ class Supervisor:
                 logger.warning("worker %d serves again", seat.index)
         except HeadraceError as error:
             seat.complaint = error.message
-            process.terminate()
+            process.terminate()  # it may be about to end by itself: then either may come first
+            is_wrong = error.code is ErrorCode.INVALID_ARGUMENT
         except ChannelClosedError:
             pass  # its end says more
         except TimeoutError:
@@ -151,7 +153,7 @@ class Supervisor:
             process.kill()
         code = await process.wait()
         listening.cancel()
-        return code
+        return WRONG_START if is_wrong else code
 
     async def _beat(self, seat: Seat) -> None:
         """Collect a worker's metrics now and then: they must outlive it, and silence is a sign."""

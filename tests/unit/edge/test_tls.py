@@ -190,7 +190,9 @@ def test_a_bad_new_pair_is_told_once_and_changes_nothing(
         assert not tls.reload_if_changed()
         assert not tls.reload_if_changed()
     (told,) = caplog.records
-    assert told.message.startswith("the new TLS files are not used, the old ones still are: the key")
+    assert told.message.startswith(
+        "the new TLS files are not used, the old ones still are: the key"
+    )
     assert shown(context, authority) == before
     replace(pair, newer)
     assert tls.reload_if_changed()
