@@ -40,6 +40,8 @@ from gateway.telemetry.logs import configure
 logger = logging.getLogger("headrace.worker")
 
 WRONG_START = 2
+LAST_WORDS_S = 0.2
+"""From a failed load to the end of the process, unless the supervisor ends it before."""
 
 
 class Worker:
@@ -173,7 +175,9 @@ class Worker:
             raise HeadraceError(ErrorCode.NOT_READY, "stopped while loading") from None
         except (RepositoryError, ListenError, AccessError) as error:
             self._exit_code = WRONG_START
-            self._stop.set()
+            self._loop.call_later(
+                LAST_WORDS_S, self._stop.set
+            )  # the supervisor says why, once it has read it
             raise HeadraceError(ErrorCode.INVALID_ARGUMENT, str(error)) from None
         finally:
             self._is_loading = False
