@@ -44,12 +44,12 @@ def test_dice_inside_the_gateway_are_found_out(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(ServiceTime, "predict_s", nearly)
     histories = []
-    for _ in range(2):
+    for _ in range(8):  # one throw more or less need not change a day
         simulation = Simulation(draw(5, size=0.3))
         with suppress(WrongDayError):
             simulation.play()
         histories.append(simulation.history.entries)
-    assert histories[0] != histories[1]
+    assert any(one != histories[0] for one in histories)
 
 
 def test_the_days_hold_every_kind_of_trouble() -> None:
