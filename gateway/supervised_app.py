@@ -25,6 +25,8 @@ from gateway.settings import GatewaySettings
 from gateway.supervisor.seat import Listeners
 from gateway.supervisor.supervisor import Supervisor
 
+RENEW_EVERY_S = 1.0
+
 
 class SupervisedGateway:
     """Several workers and the one who speaks for them: ``start``, then ``stop``."""
@@ -35,6 +37,7 @@ class SupervisedGateway:
         self._say = say
         self._held: list[socket.socket] = []
         self._paths: dict[str, socket.socket] = {}
+        self._renewing: asyncio.Task[None] | None = None
 
     async def start(self) -> list[ModelStatus]:
         """Everything up and serving; the index. Raises ``ListenError``, ``AccessError`` and ``StartError``.
@@ -62,6 +65,8 @@ class SupervisedGateway:
             keep_alive_s=settings.http.keep_alive_s,
         )
         await self._admin_server.start()  # who waits for the models may ask whether they are there
+        if certificates is not None and settings.tls.admin:
+            self._renewing = asyncio.create_task(_renew(certificates))
         index = await supervisor.start()
         supervisor.spokesman.addresses["admin"] = address
         return index
@@ -102,6 +107,15 @@ class SupervisedGateway:
         return clean
 
     async def _close(self) -> None:
+        if self._renewing is not None:
+            self._renewing.cancel()
         await self._admin_server.stop(1.0)
         for one in self._held:
             one.close()
+
+
+async def _renew(certificates: tls.Tls) -> None:
+    """Keep the admin port's certificate up to date, for ever; the workers see to those of the data ports."""
+    while True:
+        await asyncio.sleep(RENEW_EVERY_S)
+        certificates.reload_if_changed()

@@ -101,7 +101,7 @@ def claim_shared(host: str, port: int, option: str, count: int) -> list[socket.s
     claimed = [first]
     port = first.getsockname()[1]
     try:
-        claimed.insert(0, _mark(host, port, option))
+        claimed.insert(0, _mark(first, option))
         while len(claimed) <= count:
             claimed.append(_bind(host, port, option, shared=True))
     except ListenError:
@@ -111,7 +111,8 @@ def claim_shared(host: str, port: int, option: str, count: int) -> list[socket.s
     return claimed
 
 
-def _mark(host: str, port: int, option: str) -> socket.socket:
+def _mark(claimed: socket.socket, option: str) -> socket.socket:
+    host, port = claimed.getsockname()[:2]
     mark = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
         mark.bind(f"\0headrace/tcp/{host}:{port}")
