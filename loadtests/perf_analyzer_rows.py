@@ -34,7 +34,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("a fixed number of calls", "http", ("--request-count", "200")),
     Option("a request parameter", "grpc", ("--request-parameter", "priority:1:int")),
     Option("gzip requests", "grpc", ("--grpc-compression-algorithm", "gzip")),
-    Option("deflate requests", "grpc", ("--grpc-compression-algorithm", "deflate"), is_offered=False),
+    Option("deflate requests", "grpc", ("--grpc-compression-algorithm", "deflate")),
     Option("shared memory", "grpc", ("--shared-memory", "system"), is_offered=False),
 )  # fmt: skip
 

@@ -62,7 +62,7 @@ class GrpcCall(Exchange, Call[Prediction]):
         self._method: Method | None = None
         self.holder = None
         self._quota: Quota | None = None
-        self._encoding = b""
+        self._encoding = ""
         self._chunks: list[bytes] = []
         self._size_bytes = 0
         self._length_bytes = -1
@@ -116,12 +116,14 @@ class GrpcCall(Exchange, Call[Prediction]):
             if framed[0] == 0:
                 self._serve(message)
                 return
-            if framed[0] != 1 or self._encoding != b"gzip":
+            if framed[0] != 1 or not self._encoding:
                 raise grpc_wire.unknown_compression()
-            expanded = inflate_small(message, "gzip", limit_bytes)
+            expanded = inflate_small(message, self._encoding, limit_bytes)
             if expanded is None:
                 loop = asyncio.get_running_loop()
-                expanding = loop.run_in_executor(None, inflate, message, "gzip", limit_bytes)
+                expanding = loop.run_in_executor(
+                    None, inflate, message, self._encoding, limit_bytes
+                )
                 expanding.add_done_callback(self._on_expanded)
                 return
             message = expanded

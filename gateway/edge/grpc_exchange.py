@@ -32,7 +32,8 @@ class Exchange:
     answered: bool
     """Nothing more will be said to the peer."""
     _connection: GrpcConnection
-    _encoding: bytes
+    _encoding: str
+    """Of messages that are marked as compressed: "gzip", "deflate", or "" for none."""
     holder: KeyHolder | None
     """Whose API key came along; None where keys are not asked for."""
     _reserved_bytes: int
@@ -53,12 +54,9 @@ class Exchange:
         timeout = headers.get(b"grpc-timeout")
         if timeout is not None:
             self.deadline_s = self.opened_s + grpc_wire.parse_timeout_s(timeout)
-        self._encoding = headers.get(b"grpc-encoding", b"")
-        if self._encoding not in (b"", b"identity", b"gzip"):
-            raise HeadraceError(
-                ErrorCode.UNIMPLEMENTED,
-                f"grpc-encoding '{self._encoding[:32].decode('latin-1')}' is not supported; use gzip or identity",
-            )
+        offered = headers.get(b"grpc-encoding")
+        if offered is not None:
+            self._encoding = grpc_wire.encoding_of(offered)
 
     def _choose(self, path: bytes, headers: dict[bytes, bytes]) -> None:
         """Find out what is asked for, where it is not one prediction."""

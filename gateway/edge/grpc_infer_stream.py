@@ -61,7 +61,7 @@ class InferStream(MessageStream):
         call = StreamedCall(self, self._connection)
         self._pending.append(call)
         if flag:
-            call.expand(message)
+            call.expand(message, self._encoding)
         else:
             call.serve(message)
 
@@ -106,11 +106,11 @@ class StreamedCall(Call[Prediction]):
         self._trace: Trace | None = None
         self._is_final_wanted = False
 
-    def expand(self, message: bytes) -> None:
+    def expand(self, message: bytes, encoding: str) -> None:
         """Serve a compressed message; a large one is expanded on a thread first."""
         limit_bytes = self._connection.front.limits.max_message_bytes
         try:
-            expanded = inflate_small(message, "gzip", limit_bytes)
+            expanded = inflate_small(message, encoding, limit_bytes)
         except HeadraceError as error:
             self._fail(error)
             return
@@ -118,7 +118,7 @@ class StreamedCall(Call[Prediction]):
             self.serve(expanded)
             return
         loop = asyncio.get_running_loop()
-        expanding = loop.run_in_executor(None, inflate, message, "gzip", limit_bytes)
+        expanding = loop.run_in_executor(None, inflate, message, encoding, limit_bytes)
         expanding.add_done_callback(self._on_expanded)
 
     def _on_expanded(self, expanding: asyncio.Future[bytes]) -> None:

@@ -72,7 +72,7 @@ class MessageStream(Exchange):
         """There is no room for more: what arrives stays uncut."""
         self._connection = connection
         self.holder = None
-        self._encoding = b""
+        self._encoding = ""
         self._reserved_bytes = 0
         self._cutter = MessageCutter(connection.front.limits.max_message_bytes)
         self._partial_since_s = math.inf
@@ -176,7 +176,7 @@ class MessageStream(Exchange):
 
     def _check_flag(self, flag: int) -> None:
         """Raises for a message that says it is compressed on a stream that does not say how."""
-        if flag > 1 or (flag and self._encoding != b"gzip"):
+        if flag > 1 or (flag and not self._encoding):
             raise grpc_wire.unknown_compression()
 
     # -- what we say ------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ class Conversation(MessageStream):
     def _take(self, flag: int, message: bytes) -> None:
         self._check_flag(flag)
         if flag:
-            message = inflate(message, "gzip", RESERVE_FROM_BYTES)
+            message = inflate(message, self._encoding, RESERVE_FROM_BYTES)
         try:
             reply = self._reply(message)
         except Exception as error:  # noqa: BLE001  the status table words it; the connection lives on

@@ -34,7 +34,7 @@ class Watch(MessageStream):
         if self._service is not None:
             raise invalid("a Watch takes exactly one message")
         self._service = service_of(
-            inflate(message, "gzip", RESERVE_FROM_BYTES) if flag else message
+            inflate(message, self._encoding, RESERVE_FROM_BYTES) if flag else message
         )
         self._tell()
 

@@ -19,6 +19,9 @@ OK_HEADERS: Headers = [(b":status", b"200"), (b"content-type", b"application/grp
 OK_TRAILERS: Headers = [(b"grpc-status", b"0")]
 NOT_GRPC_HEADERS: Headers = [(b":status", b"415"), (b"content-length", b"0")]
 
+_ENCODINGS = {b"": "", b"identity": "", b"gzip": "gzip", b"deflate": "deflate"}
+ACCEPT_ENCODING = b"identity,gzip,deflate"
+
 _UNIT_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _PLAIN = " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
 """Printable ASCII but the percent sign travels as it is in ``grpc-message``."""
@@ -33,6 +36,17 @@ def parse_timeout_s(value: bytes) -> float:
             f"grpc-timeout '{value[:32].decode('latin-1')}' is not digits and a unit (HMSmun)"
         )
     return int(digits) * unit_s
+
+
+def encoding_of(value: bytes) -> str:
+    """How compressed messages of a call are, from ``grpc-encoding``: "gzip", "deflate" (RFC 1950), or "" for none."""
+    found = _ENCODINGS.get(value)
+    if found is None:
+        raise HeadraceError(
+            ErrorCode.UNIMPLEMENTED,
+            f"grpc-encoding '{value[:32].decode('latin-1')}' is not supported; use gzip, deflate or identity",
+        )
+    return found
 
 
 def message_length(data: bytes, offset: int, limit_bytes: int) -> int:
@@ -91,5 +105,5 @@ def error_trailers(error: HeadraceError) -> Headers:
     if error.retry_after_s is not None:
         trailers.append((b"grpc-retry-pushback-ms", pushback_ms(error.retry_after_s).encode()))
     if error.code is ErrorCode.UNIMPLEMENTED:
-        trailers.append((b"grpc-accept-encoding", b"identity,gzip"))
+        trailers.append((b"grpc-accept-encoding", ACCEPT_ENCODING))
     return trailers

@@ -138,5 +138,5 @@ def test_when_to_try_again_is_told_in_milliseconds(
 
 def test_what_is_not_offered_names_the_encodings_that_are() -> None:
     headers = told("no snappy here", ErrorCode.UNIMPLEMENTED)
-    assert headers[b"grpc-accept-encoding"] == b"identity,gzip"
+    assert headers[b"grpc-accept-encoding"] == b"identity,gzip,deflate"
     assert b"grpc-accept-encoding" not in told("other", ErrorCode.INTERNAL)
