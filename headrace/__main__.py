@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -77,10 +77,9 @@ Workers = Annotated[
     ),
 ]
 Control = Annotated[
-    str | None,
+    Literal["none", "explicit", "poll"] | None,
     typer.Option(
         show_default=False,
-        metavar="none|explicit|poll",
         help="Who changes what is served: nobody, callers of load and unload, or the folder itself."
         " \\[default: none]",
     ),
