@@ -11,11 +11,20 @@ from typing import Any
 import pytest
 import tritonclient.grpc
 import tritonclient.http
+from onnx import helper
 from tritonclient.utils import InferenceServerException
 
 from tests.e2e.conftest import StartServer
 from tests.support import models
-from tests.support.raw_http import RawHttp, ask_once, floats_json, get, post_infer, request
+from tests.support.raw_http import (
+    RawHttp,
+    ask_once,
+    floats_json,
+    get,
+    post_infer,
+    post_infer_chunked,
+    request,
+)
 from tests.support.served_models import plus, write_slow
 from tests.support.server_process import ServerProcess
 from tests.support.waiting import eventually
@@ -121,6 +130,31 @@ def test_a_swap_that_no_caller_notices(start: Callable[..., ServerProcess], fold
     assert caller.seen == [1.0, 2.0, 3.0], "no version answers again after its successor"
     assert index(server)["adder", "2"] == ("READY", "")
     assert ("adder", "1") not in index(server)
+
+
+def renamed() -> bytes:
+    """``other = name``: nobody who asks for ``x`` can be served by it."""
+    return models.graph(
+        [helper.make_node("Identity", ["name"], ["other"])],
+        {"name": ("FP32", ("n", 4))},
+        {"other": ("FP32", ("n", 4))},
+    )
+
+
+@pytest.mark.parametrize("make", [post_infer, post_infer_chunked], ids=["fast lane", "asgi"])
+def test_a_body_that_arrives_during_a_swap_is_read_by_the_new_version(
+    start: Callable[..., ServerProcess], folder: Path, make: Callable[[str, bytes], bytes]
+) -> None:
+    server = start()
+    asked = make("adder", floats_json())
+    with RawHttp(server.http) as connection:
+        connection.send(asked[:-20])
+        models.write_model(folder, "adder", renamed(), version=2)
+        assert control(server, "load").status == 200
+        connection.send(asked[-20:])
+        refused = connection.receive()
+        assert refused.status == 400
+        assert "'x' is not an input" in refused.error
 
 
 def test_many_swaps_leave_nothing_behind(start: Callable[..., ServerProcess], folder: Path) -> None:
