@@ -173,9 +173,7 @@ class Supervisor:
                 await self.spokesman.refresh()
             except HeadraceError as error:
                 logger.warning("looking at the repository failed: %s", error.message)
-            except (
-                Exception
-            ):  # the next look may go better; without it nobody would ever look again
+            except Exception:  # the next look may go better; without this there would be none
                 logger.exception("looking at the repository failed")
 
     async def stop(self, force: asyncio.Event) -> bool:
