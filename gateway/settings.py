@@ -176,7 +176,7 @@ class TelemetrySettings(msgspec.Struct, frozen=True):
     """The name under which traces are filed."""
     trace_sample_ratio: Annotated[float, Meta(ge=0, le=1)] = 0.01
     """Share of calls that are traced among those that bring no ``traceparent``."""
-    trace_max_per_s: Annotated[float, Meta(ge=0, le=1e6)] = 50.0
+    trace_max_per_s: Annotated[float, Meta(ge=0, le=1e6)] = 10.0
     """Most traces a second and worker, whoever asked for them: each costs about 0.25 ms of CPU time."""
 
 
