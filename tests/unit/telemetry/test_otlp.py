@@ -176,7 +176,9 @@ def test_a_tracer_from_settings_to_the_collector(collector: OtlpCollector) -> No
 def test_a_trace_that_begins_here_has_an_id_of_its_own_and_no_foreign_state(
     collector: OtlpCollector,
 ) -> None:
-    settings = TelemetrySettings(otlp_endpoint=collector.endpoint, trace_sample_ratio=1.0)
+    settings = TelemetrySettings(
+        otlp_endpoint=collector.endpoint, trace_sample_ratio=1.0, trace_max_per_s=100.0
+    )
     tracer = open_tracer(settings, "1", 0.0)
     assert tracer is not None
     made = [tracer.begin("grpc", b"", b"vendor=1", 1.0) for _ in range(20)]
