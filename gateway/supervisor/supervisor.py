@@ -49,6 +49,7 @@ class Supervisor:
         self.seats = [Seat(index, own, self._handler(index)) for index, own in enumerate(listeners)]
         self._orphans = Orphanage(asyncio.get_running_loop(), lambda: self.seats)
         self._keepers: list[asyncio.Task[None]] = []
+        self._complaint: str | None = None  # the first; workers that start alike fail alike
         self._loaded = [asyncio.Event() for _ in self.seats]
         self._may_open = asyncio.Event()
         self._opened = [asyncio.Event() for _ in self.seats]
@@ -80,10 +81,7 @@ class Supervisor:
         if waiting.done():
             return
         waiting.cancel()
-        for keeper in self._keepers:
-            if keeper.done():
-                keeper.result()
-        raise StartError("stopped while starting")
+        raise StartError(self._complaint or "stopped while starting")
 
     async def _keep(self, seat: Seat) -> None:
         """Keep one seat filled until the instance stops."""
@@ -100,7 +98,10 @@ class Supervisor:
             if self.stopping:
                 return
             if code == WRONG_START and not was_open:
-                raise StartError(seat.complaint or f"worker {seat.index} could not start")
+                self._complaint = (
+                    self._complaint or seat.complaint or f"worker {seat.index} could not start"
+                )
+                return
             if seat.complaint:
                 logger.error("worker %d: %s", seat.index, seat.complaint)
             self._orphans.watch(seat)
