@@ -21,7 +21,7 @@ from backends.manager import Progress, RepositoryState, load_repository
 from gateway.edge import admin, grpc_methods, grpc_streams, http_app, tls
 from gateway.edge.access import open_access
 from gateway.edge.call_traces import CallTraces
-from gateway.edge.data_ports import DataPorts, check_grpcio, claim, wrap_admin
+from gateway.edge.data_ports import DataPorts, admin_server, check_grpcio, claim
 from gateway.edge.grpc_front import GrpcFront
 from gateway.edge.http_front import HttpFront
 from gateway.edge.listeners import LOOP_TURN_S, HttpServer, listen
@@ -167,14 +167,11 @@ class Gateway:
         self.addresses = self._ports.addresses
         self._registry = self._make_registry()
         if admin_socket is not None:
-            self.addresses["admin"], admin_listener = wrap_admin(
-                admin_socket, self.settings, self.tls
-            )
-            self._admin_server = HttpServer(
+            self.addresses["admin"], self._admin_server = admin_server(
                 admin.build(AloneInstance(self), self._version),
-                [admin_listener],
-                protocol="httptools",
-                keep_alive_s=self.settings.http.keep_alive_s,
+                admin_socket,
+                self.settings,
+                self.tls,
             )
             await self._admin_server.start()
         await self._ports.open()

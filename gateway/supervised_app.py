@@ -14,12 +14,12 @@ from gateway.edge.access import open_access
 from gateway.edge.data_ports import (
     GRPC,
     HTTP,
+    admin_server,
     check_grpcio,
     claim_paths,
     give_back_paths,
-    wrap_admin,
 )
-from gateway.edge.listeners import HttpServer, claim_shared, listen
+from gateway.edge.listeners import claim_shared, listen
 from gateway.messages import ModelStatus
 from gateway.settings import GatewaySettings
 from gateway.supervisor.seat import Listeners
@@ -57,12 +57,8 @@ class SupervisedGateway:
                 one.close()
             raise
         self._supervisor = supervisor = Supervisor(settings, self._version, listeners, self._say)
-        address, listener = wrap_admin(admin_socket, settings, certificates)
-        self._admin_server = HttpServer(
-            admin.build(supervisor.spokesman, self._version),
-            [listener],
-            protocol="httptools",
-            keep_alive_s=settings.http.keep_alive_s,
+        address, self._admin_server = admin_server(
+            admin.build(supervisor.spokesman, self._version), admin_socket, settings, certificates
         )
         await self._admin_server.start()  # who waits for the models may ask whether they are there
         if certificates is not None and settings.tls.admin:

@@ -91,14 +91,24 @@ def _paths(settings: GatewaySettings) -> dict[str, str]:
     return {name: path for name, path in paths.items() if path}
 
 
-def wrap_admin(
-    claimed: socket.socket, settings: GatewaySettings, tls: Tls | None
-) -> tuple[str, Listener]:
-    """(address, listener) of the admin port, which takes TLS only where that is asked for."""
-    if tls is None or not settings.tls.admin:
-        return f"http://{address_of(claimed)}", Listener(claimed)
-    listener = Listener(claimed, tls.context(HTTP_1), tls.handshake_timeout_s)
-    return f"https://{address_of(claimed)}", listener
+def _wrap(claimed: socket.socket, tls: Tls | None, protocol: str) -> Listener:
+    if tls is None:
+        return Listener(claimed)
+    return Listener(claimed, tls.context(protocol), tls.handshake_timeout_s)
+
+
+def admin_server(
+    app: Any, claimed: socket.socket, settings: GatewaySettings, tls: Tls | None
+) -> tuple[str, HttpServer]:
+    """(address, server) of the admin port, which takes TLS only where that is asked for."""
+    shown = tls if settings.tls.admin else None
+    server = HttpServer(
+        app,
+        [_wrap(claimed, shown, HTTP_1)],
+        protocol="httptools",
+        keep_alive_s=settings.http.keep_alive_s,
+    )
+    return f"{'https' if shown else 'http'}://{address_of(claimed)}", server
 
 
 class DataPorts:
@@ -136,10 +146,7 @@ class DataPorts:
     def _wrapped(self, name: str, protocol: str) -> list[Listener]:
         """The port with TLS, if there is any, and the Unix socket without: its file's permissions guard it."""
         port, path = self._listeners[name], self._listeners.get(name + UNIX)
-        tls = self._tls
-        found = [Listener(port)]
-        if tls is not None:
-            found = [Listener(port, tls.context(protocol), tls.handshake_timeout_s)]
+        found = [_wrap(port, self._tls, protocol)]
         return found if path is None else [*found, Listener(path)]
 
     def _reference(self, front: GrpcFront) -> ReferenceServer:

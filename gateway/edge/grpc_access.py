@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf.message import DecodeError
-
+from gateway.edge import grpc_health, grpc_wire
 from gateway.edge.access import KeyHolder
 from gateway.edge.grpc_methods import INFER_PATH, SERVICE, STREAM_PATH, Method
-from gateway.errors import HeadraceError, invalid
+from gateway.errors import HeadraceError
 from protos import inference
 
 if TYPE_CHECKING:
@@ -24,8 +23,8 @@ OPEN_PATHS = frozenset(
     {
         f"{SERVICE}ServerLive".encode(),
         f"{SERVICE}ServerReady".encode(),
-        b"/grpc.health.v1.Health/Check",
-        b"/grpc.health.v1.Health/Watch",
+        f"{grpc_health.SERVICE}Check".encode(),
+        grpc_health.WATCH_PATH,
     }
 )
 """``List`` is not among them: it names every model."""
@@ -68,12 +67,7 @@ def guarded(holder: KeyHolder, path: bytes, method: Method) -> Method:
 
     def only_allowed(message: bytes) -> Any:
         kind, field = _NAMING.get(path, (None, ""))
-        try:
-            holder.allow("" if kind is None else getattr(kind.FromString(message), field))
-        except DecodeError:
-            raise invalid(
-                "the message is not a valid protobuf of the method's request type"
-            ) from None
+        holder.allow("" if kind is None else getattr(grpc_wire.parse(kind, message), field))
         return method(message)
 
     return only_allowed

@@ -116,8 +116,7 @@ class GrpcCall(Exchange, Call[Prediction]):
             if framed[0] == 0:
                 self._serve(message)
                 return
-            if framed[0] != 1 or not self._encoding:
-                raise grpc_wire.unknown_compression()
+            self._check_flag(framed[0])
             expanded = inflate_small(message, self._encoding, limit_bytes)
             if expanded is None:
                 loop = asyncio.get_running_loop()

@@ -41,9 +41,6 @@ class MessageCutter:
                 self._later.clear()
                 self._at = at = 0
             end = at + PREFIX_BYTES + message_length(self._block, at, self._limit_bytes)
-            if end - at > self.size_bytes:
-                self._needed_bytes = end - at
-                return None
             if end > len(self._block):
                 self._needed_bytes = end - at
                 continue

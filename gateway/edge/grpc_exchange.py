@@ -48,7 +48,7 @@ class Exchange:
             self.holder = holder_of(front, path, headers)
         if path != INFER_PATH:
             self._choose(path, headers)
-        if self._connection.front.traces is not None:
+        if front.traces is not None:
             parent, state = headers.get(b"traceparent", b""), headers.get(b"tracestate", b"")
             self.trace_headers = (parent, state)
         timeout = headers.get(b"grpc-timeout")
@@ -61,6 +61,11 @@ class Exchange:
     def _choose(self, path: bytes, headers: dict[bytes, bytes]) -> None:
         """Find out what is asked for, where it is not one prediction."""
         raise NotImplementedError
+
+    def _check_flag(self, flag: int) -> None:
+        """Raises for a message that says it is compressed in a call that does not say how."""
+        if flag > 1 or (flag and not self._encoding):
+            raise grpc_wire.unknown_compression()
 
     def receive(self, data: bytes) -> None:
         """Take a piece of what the peer says; raises as soon as it is clear that it cannot be taken."""

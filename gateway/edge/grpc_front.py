@@ -59,7 +59,7 @@ class GrpcFront:
         self.access_log = access_log
         self.traces = traces
         self.access = access
-        self.draining = self.refusing = False
+        self.refusing = False
         self.connections: set[GrpcConnection] = set()
         self._loop = asyncio.get_running_loop()
         self._dirty: list[GrpcConnection] = []
@@ -100,7 +100,6 @@ class GrpcFront:
 
     def drain(self) -> None:
         """Tell every peer to take new calls elsewhere; calls under way are finished."""
-        self.draining = True
         for connection in list(self.connections):
             connection.announce_shutdown()
 

@@ -6,12 +6,11 @@ server that shuts down is not serving, either. It must never keep a state of its
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from google.protobuf.message import DecodeError, Message
-
+from gateway.edge import grpc_wire
 from gateway.edge.server_info import ServerInfo
-from gateway.errors import ErrorCode, HeadraceError, invalid
+from gateway.errors import ErrorCode, HeadraceError
 from protos.health import (
     HealthCheckRequest,
     HealthCheckResponse,
@@ -21,8 +20,6 @@ from protos.health import (
 
 if TYPE_CHECKING:
     from gateway.edge.grpc_methods import Method
-
-MessageT = TypeVar("MessageT", bound=Message)
 
 SERVICE = "/grpc.health.v1.Health/"
 WATCH_PATH = f"{SERVICE}Watch".encode()
@@ -50,7 +47,7 @@ class Health:
 
     def list(self, message: bytes) -> bytes:
         """A ``HealthListRequest`` to a ``HealthListResponse``: everything that has a name."""
-        _parse(HealthListRequest, message)
+        grpc_wire.parse(HealthListRequest, message)
         reply = HealthListResponse()
         for service in (*_OF_SERVER, *self._info.models()):
             reply.statuses[service].status = self.status(service)
@@ -70,11 +67,4 @@ class Health:
 
 def service_of(message: bytes) -> str:
     """The name in a ``HealthCheckRequest``."""
-    return _parse(HealthCheckRequest, message).service
-
-
-def _parse(kind: type[MessageT], message: bytes) -> MessageT:
-    try:
-        return kind.FromString(message)
-    except DecodeError:
-        raise invalid("the message is not a valid protobuf of the method's request type") from None
+    return grpc_wire.parse(HealthCheckRequest, message).service

@@ -66,19 +66,18 @@ class InferStream(MessageStream):
             call.serve(message)
 
     def answer_ready(self) -> None:
-        if not self._ends_on_error:
-            super().answer_ready()
-            return
+        """Put out the replies that are known, in the order of their requests."""
         pending = self._pending
-        while pending and pending[0].reply is not None and not self.answered:
+        if self.answered or not pending or pending[0].reply is None:
+            return
+        while pending and pending[0].reply is not None:
             call = pending.popleft()
-            if call.error is not None:
-                self.fail(call.error)
+            if self._ends_on_error and call.error is not None:
+                self.fail(call.error)  # what is ready is said first
                 return
             self._out.append(call.reply)
-            self._connection.streams.will_speak(self)
-        if not self.answered:
-            self._end_if_done()
+        self._connection.streams.will_speak(self)
+        self._end_if_done()
 
 
 class StreamedCall(Call[Prediction]):

@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 from google.protobuf.json_format import ParseDict
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
+from gateway.edge import grpc_wire
 from gateway.edge.grpc_health import Health
 from gateway.edge.request_options import refuse_load_parameters, refuse_unload_parameters
 from gateway.edge.server_info import ServerInfo
@@ -39,7 +40,7 @@ def methods(info: ServerInfo, control: RepositoryControl | None) -> dict[bytes, 
         return inference.ServerReadyResponse(ready=info.ready()[0]).SerializeToString()
 
     def model_ready(message: bytes) -> bytes:
-        request = _parse(inference.ModelReadyRequest(), message)
+        request = grpc_wire.parse(inference.ModelReadyRequest, message)
         is_ready = info.model_ready(request.name, request.version)[0]
         return inference.ModelReadyResponse(ready=is_ready).SerializeToString()
 
@@ -47,13 +48,13 @@ def methods(info: ServerInfo, control: RepositoryControl | None) -> dict[bytes, 
         return _fill(inference.ServerMetadataResponse(), info.server_metadata())
 
     def model_metadata(message: bytes) -> bytes:
-        request = _parse(inference.ModelMetadataRequest(), message)
+        request = grpc_wire.parse(inference.ModelMetadataRequest, message)
         return _fill(
             inference.ModelMetadataResponse(), info.model_metadata(request.name, request.version)
         )
 
     def model_config(message: bytes) -> bytes:
-        request = _parse(inference.ModelConfigRequest(), message)
+        request = grpc_wire.parse(inference.ModelConfigRequest, message)
         config = info.model_config(request.name, request.version)
         return _fill(inference.ModelConfigResponse(), {"config": config})
 
@@ -81,7 +82,7 @@ def _repository(control: RepositoryControl | None) -> dict[str, Method]:
         )
 
     async def index(message: bytes) -> bytes:
-        request = _parse(inference.RepositoryIndexRequest(), message)
+        request = grpc_wire.parse(inference.RepositoryIndexRequest, message)
         _only_one(request.repository_name)
         reply = inference.RepositoryIndexResponse()
         for status in await control.index():
@@ -90,21 +91,21 @@ def _repository(control: RepositoryControl | None) -> dict[str, Method]:
         return reply.SerializeToString()
 
     async def load(message: bytes) -> bytes:
-        request = _parse(inference.RepositoryModelLoadRequest(), message)
+        request = grpc_wire.parse(inference.RepositoryModelLoadRequest, message)
         _only_one(request.repository_name)
         refuse_load_parameters(request.parameters)
         await control.load(request.model_name)
         return inference.RepositoryModelLoadResponse().SerializeToString()
 
     async def unload(message: bytes) -> bytes:
-        request = _parse(inference.RepositoryModelUnloadRequest(), message)
+        request = grpc_wire.parse(inference.RepositoryModelUnloadRequest, message)
         _only_one(request.repository_name)
         refuse_unload_parameters(request.parameters)
         await control.unload(request.model_name)
         return inference.RepositoryModelUnloadResponse().SerializeToString()
 
     async def statistics(message: bytes) -> bytes:
-        request = _parse(inference.ModelStatisticsRequest(), message)
+        request = grpc_wire.parse(inference.ModelStatisticsRequest, message)
         found = await control.statistics(request.name, request.version)
         return _fill(inference.ModelStatisticsResponse(), model_statistics(found))
 
@@ -125,14 +126,6 @@ def _no_control(message: bytes) -> bytes:
 def _only_one(repository_name: str) -> None:
     if repository_name:
         raise invalid("repository_name must be empty: this server has one repository")
-
-
-def _parse(request: Any, message: bytes) -> Any:
-    try:
-        request.ParseFromString(message)
-    except DecodeError:
-        raise invalid("the message is not a valid protobuf of the method's request type") from None
-    return request
 
 
 def _fill(reply: Message, values: dict[str, Any]) -> bytes:

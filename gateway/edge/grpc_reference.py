@@ -76,7 +76,6 @@ class ReferenceServer:
         path: str = "",
         path_mode: int = 0o660,
     ) -> None:
-        self._front = front
         self._path = path
         self._stopping: asyncio.Task[None] | None = None
         self._handlers = _Handlers(front)
@@ -108,7 +107,6 @@ class ReferenceServer:
 
     def drain(self) -> None:
         """Readiness says it; grpcio has no GOAWAY that leaves the port open."""
-        self._front.draining = True
 
     async def stop_accepting(self, timeout_s: float) -> None:
         """Close the ports and refuse new calls; those inside go on until ``abort``, which comes after ``timeout_s``."""

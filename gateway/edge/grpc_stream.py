@@ -11,7 +11,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from gateway.edge import grpc_wire
 from gateway.edge.grpc_cutter import MessageCutter
@@ -23,15 +23,6 @@ from gateway.messages import NO_DEADLINE_S
 
 if TYPE_CHECKING:
     from gateway.edge.grpc_connection import GrpcConnection
-
-
-class PendingReply(Protocol):
-    """A message that was read, and what will be said about it."""
-
-    reply: bytes | None
-    """With gRPC's prefix; None until it is known."""
-
-    def cancel(self) -> None: ...
 
 
 class MessageStream(Exchange):
@@ -76,7 +67,8 @@ class MessageStream(Exchange):
         self._reserved_bytes = 0
         self._cutter = MessageCutter(connection.front.limits.max_message_bytes)
         self._partial_since_s = math.inf
-        self._pending: deque[Any] = deque()  # of PendingReply
+        self._pending: deque[Any] = deque()
+        """Messages that were read and have no answer yet; each can be cancelled."""
         self._out: list[bytes] = []
         self._is_shut = False
         self._is_leaving = False
@@ -174,24 +166,11 @@ class MessageStream(Exchange):
         """One message of the peer."""
         raise NotImplementedError
 
-    def _check_flag(self, flag: int) -> None:
-        """Raises for a message that says it is compressed on a stream that does not say how."""
-        if flag > 1 or (flag and not self._encoding):
-            raise grpc_wire.unknown_compression()
+    def _plain(self, flag: int, message: bytes) -> bytes:
+        """A small message as it was before it was compressed."""
+        return inflate(message, self._encoding, RESERVE_FROM_BYTES) if flag else message
 
     # -- what we say ------------------------------------------------------------------------------
-
-    def answer_ready(self) -> None:
-        """Put out the replies that are known, in the order of their requests."""
-        if self.answered:
-            return
-        pending = self._pending
-        if not pending or pending[0].reply is None:
-            return
-        while pending and pending[0].reply is not None:
-            self._out.append(pending.popleft().reply)
-        self._connection.streams.will_speak(self)
-        self._end_if_done()
 
     def speak(self) -> None:
         """Hand what is to be said to the connection, in one piece."""
@@ -263,10 +242,9 @@ class Conversation(MessageStream):
 
     def _take(self, flag: int, message: bytes) -> None:
         self._check_flag(flag)
-        if flag:
-            message = inflate(message, self._encoding, RESERVE_FROM_BYTES)
+        plain = self._plain(flag, message)
         try:
-            reply = self._reply(message)
+            reply = self._reply(plain)
         except Exception as error:  # noqa: BLE001  the status table words it; the connection lives on
             self.fail(error)
             return

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from gateway.edge import grpc_wire
 from gateway.edge.grpc_health import Health, service_of
 from gateway.edge.grpc_stream import MessageStream
-from gateway.edge.http_body import RESERVE_FROM_BYTES, inflate
 from gateway.errors import ErrorCode, HeadraceError, invalid
 from protos.health import HealthCheckResponse
 
@@ -33,9 +32,7 @@ class Watch(MessageStream):
         self._check_flag(flag)
         if self._service is not None:
             raise invalid("a Watch takes exactly one message")
-        self._service = service_of(
-            inflate(message, self._encoding, RESERVE_FROM_BYTES) if flag else message
-        )
+        self._service = service_of(self._plain(flag, message))
         self._tell()
 
     def _end_if_done(self) -> None:

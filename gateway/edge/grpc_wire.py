@@ -5,7 +5,10 @@ Source: the gRPC over HTTP/2 protocol specification (PROTOCOL-HTTP2.md). It must
 
 from __future__ import annotations
 
+from typing import TypeVar
 from urllib.parse import quote
+
+from google.protobuf.message import DecodeError, Message
 
 from gateway.edge.status import GRPC_STATUS
 from gateway.errors import ErrorCode, HeadraceError, invalid
@@ -14,6 +17,7 @@ PREFIX_BYTES = 5
 """One flag byte (1 = compressed) and the message's length, big-endian."""
 
 Headers = list[tuple[bytes, bytes]]
+MessageT = TypeVar("MessageT", bound=Message)
 
 OK_HEADERS: Headers = [(b":status", b"200"), (b"content-type", b"application/grpc")]
 OK_TRAILERS: Headers = [(b"grpc-status", b"0")]
@@ -53,16 +57,19 @@ def message_length(data: bytes, offset: int, limit_bytes: int) -> int:
     """Bytes of the message whose prefix stands at ``offset``; TOO_LARGE above the limit."""
     length_bytes = int.from_bytes(data[offset + 1 : offset + PREFIX_BYTES], "big")
     if length_bytes > limit_bytes:
-        raise too_large_message(length_bytes, limit_bytes)
+        raise HeadraceError(
+            ErrorCode.TOO_LARGE,
+            f"the message has {length_bytes} bytes; this server takes at most {limit_bytes}",
+        )
     return length_bytes
 
 
-def too_large_message(length_bytes: int, limit_bytes: int) -> HeadraceError:
-    """The refusal for a message above the limit."""
-    return HeadraceError(
-        ErrorCode.TOO_LARGE,
-        f"the message has {length_bytes} bytes; this server takes at most {limit_bytes}",
-    )
+def parse(kind: type[MessageT], message: bytes) -> MessageT:
+    """The request of a small method; INVALID_ARGUMENT for bytes that are none."""
+    try:
+        return kind.FromString(message)
+    except DecodeError:
+        raise invalid("the message is not a valid protobuf of the method's request type") from None
 
 
 def unknown_compression() -> HeadraceError:

@@ -117,9 +117,9 @@ def plan_of_head(
         elif name == b"accept-encoding":
             offers.append(value.decode("latin-1"))
         elif name == b"traceparent":
-            traceparent = joined(traceparent, value)
+            traceparent = _joined(traceparent, value)
         elif name == b"tracestate":
-            tracestate = joined(tracestate, value)
+            tracestate = _joined(tracestate, value)
     model = match[1].decode("ascii")
     holder = None
     if find_holder is not None:
@@ -139,7 +139,7 @@ def plan_of_head(
     )
 
 
-def joined(value: bytes, more: bytes) -> bytes:
+def _joined(value: bytes, more: bytes) -> bytes:
     """A header's value with that of the same header's next line; two parents make an invalid one, as they should."""
     return b"%b,%b" % (value, more) if value else more
 

@@ -194,14 +194,12 @@ class HttpServer:
     def __init__(
         self,
         app: Any,
-        claimed: socket.socket | Sequence[Listener],
+        listeners: Sequence[Listener],
         *,
         protocol: Any,
         keep_alive_s: float,
     ) -> None:
-        self._listeners = (
-            [Listener(claimed)] if isinstance(claimed, socket.socket) else list(claimed)
-        )
+        self._listeners = listeners
         self._servers: list[asyncio.AbstractServer] = []
         self._state = ServerState()
         self._config = uvicorn.Config(

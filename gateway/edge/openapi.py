@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.edge.openapi_schemas import TEXT, Schema, ref, schemas
+from gateway.edge.openapi_schemas import TEXT, Schema, listed, ref, schemas
 
 VERSION = "3.1.0"
 EXAMPLE_MODEL = "fraud"
@@ -39,6 +39,7 @@ RESPONSES: dict[str, tuple[int, str]] = {
 
 _RETRY = ("QuotaExceeded", "NotNow")
 _ANYWHERE = ("BadRequest", "Unauthenticated")
+_OF_READY = ("Unauthenticated", "Forbidden")
 _OF_A_MODEL = (*_ANYWHERE, "Forbidden", "NotFound", "NotNow")
 _OF_INFER = (
     *_OF_A_MODEL,
@@ -114,13 +115,10 @@ def _paths() -> dict[str, Any]:
 
 def _of_a_model(path: str) -> dict[str, Any]:
     not_ready = {"400": _ok("Not ready, and why", "ModelReady")}
-    statuses = tuple(
-        name for name in _OF_A_MODEL if name not in ("BadRequest", "NotFound", "NotNow")
-    )
     return {
         path: _get("models", "Versions, inputs and outputs", "ModelMetadata", _OF_A_MODEL),
         f"{path}/ready": _get(
-            "models", "Whether it answers now", "ModelReady", statuses, also=not_ready
+            "models", "Whether it answers now", "ModelReady", _OF_READY, also=not_ready
         ),
         f"{path}/config": _get(
             "models", "Its configuration, as Triton words it", "ModelConfig", _OF_A_MODEL
@@ -201,7 +199,7 @@ def _example_head() -> str:
 
 
 def _index() -> dict[str, Any]:
-    answer = {"type": "array", "items": ref("IndexEntry")}
+    answer = listed(ref("IndexEntry"))
     return {
         "post": {
             "tags": ["repository"],
