@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from foundation.settings import SettingsError, load
-from gateway.settings import GatewaySettings
 from headrace import __version__, key_commands, model_commands
+from headrace.command_line import fail, settings_here
+from headrace.health import admin_url, complaint
 
 app = typer.Typer(
     help="Serve machine-learning models over the Open Inference Protocol.",
@@ -155,7 +155,7 @@ def serve(
         section: {key: value for key, value in values.items() if value is not None}
         for section, values in options.items()
     }
-    settings = _settings(config, given)
+    settings = settings_here(config, given)
     from gateway.__main__ import run  # the runtime is heavy; --help should not wait for it
 
     raise typer.Exit(run(settings, __version__, _say))
@@ -179,27 +179,11 @@ def health(
 
     Without --url it reads the file and the variables that serve reads, not the options that serve was given.
     """
-    from headrace.health import admin_url, complaint
-
     if url is None:
-        settings = _settings(config, {})
-        server, has_tls = settings.server, settings.tls.admin and bool(settings.tls.cert_file)
-        url = admin_url(server.host_of("admin"), server.admin_port, tls=has_tls)
+        url = admin_url(settings_here(config))
     if problem := complaint(url, timeout_s):
-        typer.echo(f"headrace: {problem}", err=True)
-        raise typer.Exit(1)
+        fail(problem)
     _say("ready")
-
-
-def _settings(config: Path | None, options: dict[str, dict[str, Any]]) -> GatewaySettings:
-    """File, variables and options together; what is wrong with them ends the command."""
-    default_file = Path("headrace.toml")
-    file = config or (default_file if default_file.is_file() else None)
-    try:
-        return load(GatewaySettings, file=file, environment=os.environ, overrides=options)
-    except SettingsError as error:
-        typer.echo(f"headrace: {error}", err=True)
-        raise typer.Exit(2) from None
 
 
 def main() -> None:

@@ -10,14 +10,19 @@ import ssl
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
 
+from gateway.settings import GatewaySettings
+
 _PATH = "/v2/health/ready"
 _EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where one connects instead
 
 
-def admin_url(host: str, port: int, *, tls: bool = False) -> str:
-    """Where the readiness of a server is asked that listens on ``host`` (an address, IPv6 too) and ``port``."""
+def admin_url(settings: GatewaySettings) -> str:
+    """The admin port of a server with these settings, as this machine reaches it."""
+    has_tls = settings.tls.admin and bool(settings.tls.cert_file)
+    host = settings.server.host_of("admin")
     reachable = _EVERYWHERE.get(host, host)
-    return f"http{'s' * tls}://{f'[{reachable}]' if ':' in reachable else reachable}:{port}{_PATH}"
+    authority = f"[{reachable}]" if ":" in reachable else reachable
+    return f"http{'s' * has_tls}://{authority}:{settings.server.admin_port}"
 
 
 def connect(url: str, timeout_s: float) -> HTTPConnection:

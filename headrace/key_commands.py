@@ -6,17 +6,15 @@ keep it or show it again.
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, date, datetime, time
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import msgspec
 import typer
 
 from foundation.access import AccessError, ApiKey, add_key, new_key, read_keys, remove_key
-from foundation.settings import SettingsError, load
-from gateway.settings import GatewaySettings
+from headrace.command_line import refuse, settings_here
 
 app = typer.Typer(
     help="Make, list and revoke the API keys that callers of the data ports present.",
@@ -74,7 +72,7 @@ def create(
         )
         add_key(target, key)
     except AccessError as error:
-        _fail(str(error))
+        refuse(str(error))
     typer.echo(presented)
     typer.echo(f"added '{name}' (id {key.id}) to {target}: {_limits(key)}", err=True)
     typer.echo(
@@ -92,9 +90,9 @@ def list_keys(
     try:
         keys = read_keys(target)
     except AccessError as error:
-        _fail(str(error))
+        refuse(str(error))
     if as_json:
-        shown = [{**msgspec.to_builtins(key), "hash": None} for key in keys]
+        shown = [msgspec.to_builtins(key) for key in keys]
         for one in shown:
             del one["hash"]
         typer.echo(msgspec.json.encode(shown).decode())
@@ -116,7 +114,7 @@ def revoke(
     try:
         key = remove_key(target, name_or_id)
     except AccessError as error:
-        _fail(str(error))
+        refuse(str(error))
     typer.echo(
         f"revoked '{key.name}' (id {key.id}) in {target}; to see who is left: headrace key list"
     )
@@ -125,19 +123,10 @@ def revoke(
 def _file(given: Path | None) -> Path:
     if given is not None:
         return given
-    settings_file = Path("headrace.toml")
-    try:
-        settings: GatewaySettings = load(
-            GatewaySettings,
-            file=settings_file if settings_file.is_file() else None,
-            environment=os.environ,
-            overrides={},
-        )
-    except SettingsError as error:
-        _fail(str(error))
-    if not settings.access.api_keys_file:
-        _fail("say which file with --file, or set api_keys_file in [access] of headrace.toml")
-    return Path(settings.access.api_keys_file)
+    configured = settings_here().access.api_keys_file
+    if not configured:
+        refuse("say which file with --file, or set api_keys_file in [access] of headrace.toml")
+    return Path(configured)
 
 
 def _moment(text: str) -> datetime:
@@ -146,14 +135,14 @@ def _moment(text: str) -> datetime:
             return datetime.combine(date.fromisoformat(text), time.max, UTC).replace(microsecond=0)
         moment = datetime.fromisoformat(text)
     except ValueError:
-        _fail(
+        refuse(
             f"--expires '{text}' is neither a day such as 2027-06-30 nor a moment such as 2027-06-30T12:00"
         )
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _limits(key: ApiKey) -> str:
-    parts: list[Any] = []
+    parts: list[str] = []
     if key.requests_per_s is not None:
         burst = f", {key.burst_requests} in one go" if key.burst_requests else ""
         parts.append(f"{key.requests_per_s:g} calls/s{burst}")
@@ -164,8 +153,3 @@ def _limits(key: ApiKey) -> str:
     if key.expires is not None:
         parts.append(f"until {key.expires:%Y-%m-%d %H:%M} UTC")
     return "; ".join(parts) or "no limits"
-
-
-def _fail(why: str) -> NoReturn:
-    typer.echo(f"headrace: {why}", err=True)
-    raise typer.Exit(2)

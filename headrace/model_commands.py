@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from http.client import HTTPException
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
 
+from headrace.command_line import fail, settings_here
 from headrace.health import admin_url, connect
 
 INDEX_TIMEOUT_S = 15.0
@@ -23,22 +24,25 @@ app = typer.Typer(
 )
 
 Url = Annotated[
-    str,
-    typer.Option(help="The server's admin address.", envvar="HEADRACE_ADMIN_URL"),
+    str | None,
+    typer.Option(
+        show_default=False,
+        help="Admin address, such as http://127.0.0.1:8002. \\[default: from headrace.toml or the variables]",
+    ),
 ]
 Model = Annotated[str, typer.Argument(help="The model's name: its folder in the repository.")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")]
-DEFAULT_URL = admin_url("127.0.0.1", 8002).partition("/v2")[0]
 
 
 @app.command("list")
-def list_models(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+def list_models(url: Url = None, as_json: AsJson = False) -> None:
     """Every known version with its state, and why it is not served."""
-    body = _ask(url, "POST", "/v2/repository/index", INDEX_TIMEOUT_S)
+    server = _server(url)
+    body = _ask(server, "/v2/repository/index", INDEX_TIMEOUT_S)
     try:
         index = json.loads(body)
     except ValueError:
-        _end(f"{url} answers something that is no list of models (--url names the server)")
+        fail(f"{server} answers something that is no list of models (--url names the server)")
     if as_json:
         typer.echo(json.dumps(index, indent=2))
         return
@@ -52,39 +56,44 @@ def list_models(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def load(model: Model, url: Url = DEFAULT_URL) -> None:
+def load(model: Model, url: Url = None) -> None:
     """Load or reload a model; returns when its new version answers."""
-    _ask(url, "POST", f"/v2/repository/models/{_quoted(model)}/load", CHANGE_TIMEOUT_S)
+    _ask(_server(url), f"/v2/repository/models/{_quoted(model)}/load", CHANGE_TIMEOUT_S)
     typer.echo(f"{model} is loaded; see: headrace models list")
 
 
 @app.command()
-def unload(model: Model, url: Url = DEFAULT_URL) -> None:
+def unload(model: Model, url: Url = None) -> None:
     """Stop serving a model; returns when its last caller has left."""
-    _ask(url, "POST", f"/v2/repository/models/{_quoted(model)}/unload", CHANGE_TIMEOUT_S)
+    _ask(_server(url), f"/v2/repository/models/{_quoted(model)}/unload", CHANGE_TIMEOUT_S)
     typer.echo(f"{model} is unloaded; again: headrace models load {model}")
+
+
+def _server(url: str | None) -> str:
+    return admin_url(settings_here()) if url is None else url
 
 
 def _quoted(model: str) -> str:
     return quote(model, safe="", errors="surrogateescape")  # a folder's name need not be UTF-8
 
 
-def _ask(url: str, method: str, path: str, timeout_s: float) -> bytes:
+def _ask(url: str, path: str, timeout_s: float) -> bytes:
     """The body of a 200; anything else ends the command with what the server said."""
     try:
         connection = connect(url, timeout_s)
     except ValueError as error:
-        _end(f"{url} cannot be asked: {error}")
+        fail(f"{url} cannot be asked: {error}")
     try:
-        connection.request(method, path)
+        connection.request("POST", path)
         answer = connection.getresponse()
         body = answer.read()
     except (OSError, HTTPException) as error:
-        _end(f"no answer from {url}: {str(error) or type(error).__name__} (--url names the server)")
+        why = str(error) or type(error).__name__
+        fail(f"no answer from {url}: {why} (--url names the server)")
     finally:
         connection.close()
     if answer.status != 200:
-        _end(_error_of(body) or f"{url} answers {answer.status}")
+        fail(_error_of(body) or f"{url} answers {answer.status}")
     return body
 
 
@@ -94,8 +103,3 @@ def _error_of(body: bytes) -> str:
         return str(document["error"])
     except (ValueError, KeyError, TypeError):
         return ""
-
-
-def _end(problem: str) -> NoReturn:
-    typer.echo(f"headrace: {problem}", err=True)
-    raise typer.Exit(1)

@@ -144,14 +144,15 @@ class Bundle:
         """The trees as LightGBM knows them."""
         return lightgbm.Booster(model_str=self.trees(version).read_text("utf-8"))
 
-    def is_current(self, recipe: Recipe) -> bool:
-        """Are all versions of this recipe there, whole?"""
+    def current(self, recipe: Recipe) -> Description | None:
+        """The description, if all versions of this recipe are there, whole."""
         try:
             description = self.describe()
             versions = [one.version for one in description.versions]
-            return description.recipe == recipe and description.sha256 == self._digests(versions)
+            is_whole = description.sha256 == self._digests(versions)
         except (OSError, msgspec.DecodeError):
-            return False
+            return None
+        return description if is_whole and description.recipe == recipe else None
 
     def write(self, artifacts: Sequence[Artifact], description: Description) -> None:
         """Write all files; what is there already is replaced, file by file."""

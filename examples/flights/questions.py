@@ -15,7 +15,7 @@ from examples.flights.bundle import Bundle, current_recipe
 from examples.flights.features import Floats, Rows
 from examples.flights.flight_log import Flags, Ints
 from examples.flights.train import Year, read_year, train_models
-from examples.flights.trees import DESIGNS, TEST_MONTHS, probabilities
+from examples.flights.trees import DESIGNS, probabilities
 
 _SEED = 2013
 _FLIGHTS = 5_000
@@ -55,13 +55,13 @@ def prepare_questions(bundle: Bundle, *, say_current: str) -> Questions:
     Raises ``DataMissingError`` and ``ScoresDifferError``.
     """
     recipe = current_recipe()
-    is_current = bundle.is_current(recipe)
-    year = read_year(bundle.describe().category_codes if is_current else None)
-    if is_current:
+    description = bundle.current(recipe)
+    year = read_year(description.category_codes if description else None)
+    if description:
         print(say_current)
     else:
         train_models(bundle, year, recipe)
-    unseen = np.flatnonzero(year.log.has_outcome & np.isin(year.log.month, TEST_MONTHS))
+    unseen = np.flatnonzero(year.unseen)
     position = np.random.default_rng(_SEED).choice(unseen, _FLIGHTS, replace=False)
     rows = year.rows[position]
     by_version = {

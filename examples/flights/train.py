@@ -30,7 +30,7 @@ from examples.flights.bundle import (
 )
 from examples.flights.category_codes import CategoryCodes, fit_codes
 from examples.flights.features import CATEGORIES, FEATURES, Floats, Rows, feature_rows
-from examples.flights.flight_log import FlightLog, read_flight_log
+from examples.flights.flight_log import Flags, FlightLog, read_flight_log
 from examples.flights.onnx_export import INPUT, OUTPUT, to_onnx
 from examples.flights.steps import step
 from examples.flights.tables import DataMissingError, read_tables
@@ -60,6 +60,11 @@ class Year:
     codes: CategoryCodes
     rows: Rows
 
+    @property
+    def unseen(self) -> Flags:
+        """Which flights may judge a model: of months that no version learns from, bool [N]."""
+        return self.log.has_outcome & np.isin(self.log.month, TEST_MONTHS)
+
 
 def train_models(bundle: Bundle, year: Year, recipe: Recipe) -> None:
     """Make all versions, then write the bundle. Raises ``ScoresDifferError``."""
@@ -83,8 +88,7 @@ def train_version(design: Design, year: Year) -> tuple[Artifact, Version]:
         findings.append(f"AUC September to December {_mean_auc(months):.3f}")
     with step(f"{design.version}: ONNX graph, compared with LightGBM") as findings:
         model = to_onnx(trees)
-        fresh = log.has_outcome & np.isin(log.month, TEST_MONTHS)
-        parity = compare(model, rows[fresh], scores[fresh])
+        parity = compare(model, rows[year.unseen], scores[year.unseen])
         findings.append(f"{parity.rows:,} flights within {parity.max_difference:.0e}")
     version = Version(
         version=design.version,
@@ -182,7 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
     print("Will a flight arrive 15 or more minutes late?")
     try:
         recipe = current_recipe()
-        if not options.force and bundle.is_current(recipe):
+        if not options.force and bundle.current(recipe):
             print(f"  {bundle.folder} is there, from the same data and code (--force trains again)")
         else:
             train_models(bundle, read_year(), recipe)

@@ -214,18 +214,18 @@ def test_the_trees_survive_the_disk(
 
 def test_a_model_is_used_again_only_if_it_is_whole_and_of_this_recipe(bundle: Bundle) -> None:
     recipe = bundle.describe().recipe
-    assert bundle.is_current(recipe)
-    assert not bundle.is_current(msgspec.structs.replace(recipe, code_sha256="other"))
+    assert bundle.current(recipe) == bundle.describe()
+    assert not bundle.current(msgspec.structs.replace(recipe, code_sha256="other"))
     for file in (bundle.model(1), bundle.model(2), bundle.trees(2)):
         whole = file.read_bytes()
         file.write_bytes(whole[:-1])
-        assert not bundle.is_current(recipe)
+        assert not bundle.current(recipe)
         file.write_bytes(whole)
-        assert bundle.is_current(recipe)
+        assert bundle.current(recipe) == bundle.describe()
     bundle.description.write_text("{")
-    assert not bundle.is_current(recipe)
+    assert not bundle.current(recipe)
     bundle.description.unlink()
-    assert not bundle.is_current(recipe)
+    assert not bundle.current(recipe)
 
 
 def test_the_recipe_is_stable_and_names_its_parts() -> None:

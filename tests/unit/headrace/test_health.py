@@ -3,58 +3,15 @@
 from __future__ import annotations
 
 import socket
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from gateway.settings import GatewaySettings, ServerSettings, TlsSettings
 from headrace.__main__ import app
 from headrace.health import admin_url, complaint
-
-
-class Admin(HTTPServer):
-    """Answers every GET with one status; remembers the paths."""
-
-    status = 200
-
-    def __init__(self) -> None:
-        self.paths: list[str] = []
-        super().__init__(("127.0.0.1", 0), Answer)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Answer(BaseHTTPRequestHandler):
-    server: Admin
-
-    def do_GET(self) -> None:
-        self.server.paths.append(self.path)
-        body = b"" if self.server.status == 200 else b'{"error": "the server is shutting down"}'
-        self.send_response(self.server.status)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: object) -> None:
-        return
-
-
-@pytest.fixture
-def admin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Admin]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # a proxy must not be asked
-    server = Admin()
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+from tests.unit.headrace.conftest import Admin
 
 
 def health(*arguments: str, **environment: str) -> Result:
@@ -73,7 +30,7 @@ def test_a_ready_server_is_exit_code_0(admin: Admin) -> None:
 
 
 def test_a_draining_server_is_exit_code_1_with_its_reason(admin: Admin) -> None:
-    admin.status = 400
+    admin.status, admin.body = 400, b'{"error": "the server is shutting down"}'
     result = health("--url", admin.url)
     assert (result.exit_code, result.stdout) == (1, "")
     assert "400" in result.stderr
@@ -82,6 +39,7 @@ def test_a_draining_server_is_exit_code_1_with_its_reason(admin: Admin) -> None:
 
 def test_the_port_comes_from_the_variables_that_serve_reads(admin: Admin) -> None:
     assert health(HEADRACE_SERVER_ADMIN_PORT=str(admin.server_port)).exit_code == 0
+    assert admin.paths == ["/v2/health/ready"]
 
 
 def test_the_port_comes_from_the_file_that_serve_reads(admin: Admin) -> None:
@@ -128,4 +86,18 @@ def test_a_wrong_address_is_explained(url: str) -> None:
     ],
 )
 def test_a_server_that_listens_everywhere_is_asked_over_loopback(host: str, asked: str) -> None:
-    assert admin_url(host, 8002) == f"http://{asked}:8002/v2/health/ready"
+    assert admin_url(GatewaySettings(server=ServerSettings(host=host))) == f"http://{asked}:8002"
+    own = ServerSettings(host="10.9.9.9", admin_host=host, admin_port=8012)
+    assert admin_url(GatewaySettings(server=own)) == f"http://{asked}:8012"
+
+
+@pytest.mark.parametrize(
+    ("tls", "scheme"),
+    [
+        (TlsSettings(cert_file="server.pem"), "http"),
+        (TlsSettings(admin=True), "http"),
+        (TlsSettings(cert_file="server.pem", admin=True), "https"),
+    ],
+)
+def test_tls_is_spoken_where_the_admin_port_has_it(tls: TlsSettings, scheme: str) -> None:
+    assert admin_url(GatewaySettings(tls=tls)) == f"{scheme}://127.0.0.1:8002"
