@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.neighbour import Neighbour
+from tests.support.raw_h2 import RawGrpc
 from tests.support.raw_http import RawHttp
 from tests.support.served_models import write_stress_models
 from tests.support.server_process import ServerProcess
@@ -47,6 +48,13 @@ def dial(server: ServerProcess) -> Iterator[Dial]:
     """Opens HTTP connections that are closed with the test, however it ends."""
     with ExitStack() as opened:
         yield lambda: opened.enter_context(RawHttp(server.http))
+
+
+@pytest.fixture
+def connection(server: ServerProcess) -> Iterator[RawGrpc]:
+    """A gRPC connection that is closed with the test."""
+    with RawGrpc(server.grpc) as one:
+        yield one
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ import pytest
 
 from tests.support.floods import MB, cut, dial, endured
 from tests.support.h2_frames import CallFrames, data, opening, reset
+from tests.support.infer_streams import STREAM
 from tests.support.lanes import lane, occupied, wait_until_idle, wait_until_queued
-from tests.support.raw_h2 import INFER, SERVICE, frame, infer_message
+from tests.support.raw_h2 import INFER, frame, infer_message
 from tests.support.raw_http import RawHttp, floats_json, post_infer, post_infer_chunked
 from tests.support.served_models import SLOW_WIDTH
 from tests.support.server_process import ServerProcess
@@ -29,7 +30,6 @@ QUICK = infer_message("identity", bytes(16), [1, 4])
 ROUNDS = 6
 AT_ONCE = 800
 STREAMED = 4
-STREAM = SERVICE + "ModelStreamInfer"
 LEAK_BYTES = 1300
 """A forgotten call is larger than this, with its request and its ticket."""
 

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import itertools
 import random
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import pytest
-from hyperframe.frame import ContinuationFrame, DataFrame, Frame, HeadersFrame
+from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame
 
 from tests.e2e.conftest import StartServer
 from tests.support import h2_frames
 from tests.support.floods import MB, cut, dial, endured, open_files, pour
-from tests.support.h2_frames import CallFrames, opening
+from tests.support.h2_frames import CallFrames, frames_of, opening
 from tests.support.neighbour import Neighbour
 from tests.support.raw_h2 import PREFACE, frame, infer_message
 from tests.support.server_process import ServerProcess
@@ -30,10 +31,6 @@ CHURN = 10_000
 IDENTITY = frame(infer_message("identity", bytes(16), [1, 4]))
 SLOW = frame(infer_message("slow", bytes(256), [1, 64]))
 BLOB = frame(infer_message("blob", bytes(4), [1, 1]))
-
-
-def frames_of(heard: bytes) -> list[Frame]:
-    return h2_frames.split(heard)[0]
 
 
 # ---- windows ---------------------------------------------------------------------------------------
@@ -65,14 +62,14 @@ def test_an_answer_taken_byte_by_byte(server: ServerProcess) -> None:
     assert sum(sizes) <= 4 * MB // 13
 
 
-def _listen(connection: object, within_s: float) -> tuple[bool, bytes]:
+def _listen(connection: socket.socket, within_s: float) -> tuple[bool, bytes]:
     """All that is said until the end, without answering a single frame."""
     heard = b""
-    connection.settimeout(within_s)  # type: ignore[attr-defined]
+    connection.settimeout(within_s)
     until_s = time.monotonic() + within_s
     try:
         while time.monotonic() < until_s:
-            data = connection.recv(65536)  # type: ignore[attr-defined]
+            data = connection.recv(65536)
             if not data:
                 return True, heard
             heard += data
@@ -128,12 +125,12 @@ def _has_ended(heard: bytes) -> bool:
     )
 
 
-def _drip(connection: object, pieces: Iterator[int] | object) -> None:
+def _drip(connection: socket.socket, pieces: Iterable[int]) -> None:
     """One byte every twentieth of a second, until the server has enough."""
     until_s = time.monotonic() + SWEPT_WITHIN_S
     try:
-        for byte in pieces:  # type: ignore[attr-defined]
-            connection.sendall(bytes([byte]))  # type: ignore[attr-defined]
+        for byte in pieces:
+            connection.sendall(bytes([byte]))
             assert time.monotonic() < until_s, "it drips for ever"
             time.sleep(0.05)
     except ConnectionError:

@@ -21,7 +21,7 @@ from hyperframe.frame import (
 
 from tests.support import h2_frames
 from tests.support.floods import MB, cut, dial, endured, pour
-from tests.support.h2_frames import CallFrames, opening
+from tests.support.h2_frames import CallFrames, frames_of, opening
 from tests.support.raw_h2 import INFER, frame, infer_message
 from tests.support.server_process import ServerProcess
 
@@ -43,10 +43,6 @@ FIELDS = [
 
 def goaways(heard: bytes) -> list[int]:
     return [one.error_code for one in frames_of(heard) if isinstance(one, GoAwayFrame)]
-
-
-def frames_of(heard: bytes) -> list[Frame]:
-    return h2_frames.split(heard)[0]
 
 
 # ---- floods ----------------------------------------------------------------------------------------

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
-import numpy as np
 import pytest
 
 from tests.e2e.conftest import StartServer
 from tests.support.lanes import (
+    cancelled_requests,
     lane,
     occupied,
+    slow_message,
     wait_until_idle,
     wait_until_queued,
     wait_until_running,
 )
 from tests.support.raw_h2 import INFER, RawGrpc, frame, infer_message
-from tests.support.served_models import SLOW_WIDTH, slow_answer
+from tests.support.served_models import slow_answer, slow_row
 from tests.support.server_process import ServerProcess
 from tests.support.waiting import eventually
 
@@ -30,51 +30,33 @@ STORM = 2000
 BURST = 500
 
 
-def _row(first: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    return np.arange(first, first + SLOW_WIDTH, dtype=np.float32).reshape(1, SLOW_WIDTH)
-
-
-def _slow(first: float) -> bytes:
-    return infer_message("slow", _row(first).tobytes(), [1, SLOW_WIDTH])
-
-
 def _assert_right(connection: RawGrpc, stream: int, first: float) -> None:
     answer = connection.outcome(stream).reply.raw_output_contents[0]
-    assert answer == slow_answer(_row(first)).tobytes()
-
-
-def _cancelled(server: ServerProcess) -> float:
-    return server.metric("headrace_shed_requests_total", model="slow", reason="cancelled")
-
-
-@pytest.fixture
-def connection(server: ServerProcess) -> Iterator[RawGrpc]:
-    with RawGrpc(server.grpc) as one:
-        yield one
+    assert answer == slow_answer(slow_row(first)).tobytes()
 
 
 def test_while_the_batch_runs(server: ServerProcess, connection: RawGrpc) -> None:
     """One member of a running batch is reset: the others get exactly their own rows."""
-    before = _cancelled(server)
+    before = cancelled_requests(server)
     with occupied(server):
-        streams = [connection.start(_slow(100.0 * number)) for number in range(4)]
+        streams = [connection.start(slow_message(100.0 * number)) for number in range(4)]
         wait_until_queued(server, 4)
     wait_until_running(server)
     connection.cancel(streams[1])
     for number in (0, 2, 3):
         _assert_right(connection, streams[number], 100.0 * number)
-    eventually("the one that left is counted", lambda: _cancelled(server) == before + 1)
+    eventually("the one that left is counted", lambda: cancelled_requests(server) == before + 1)
 
 
 def test_while_it_waits(server: ServerProcess, connection: RawGrpc) -> None:
-    before = _cancelled(server)
+    before = cancelled_requests(server)
     with occupied(server):
-        streams = [connection.start(_slow(100.0 * number)) for number in range(5)]
+        streams = [connection.start(slow_message(100.0 * number)) for number in range(5)]
         wait_until_queued(server, 5)
         connection.cancel(streams[0])
         connection.cancel(streams[4])
         wait_until_queued(server, 3)
-    assert _cancelled(server) == before + 2
+    assert cancelled_requests(server) == before + 2
     for number in (1, 2, 3):
         _assert_right(connection, streams[number], 100.0 * number)
 
@@ -82,9 +64,9 @@ def test_while_it_waits(server: ServerProcess, connection: RawGrpc) -> None:
 def test_before_the_message_is_whole(server: ServerProcess, connection: RawGrpc) -> None:
     for size in (0, 3, 20):
         stream = connection.open()
-        connection.send(stream, frame(_slow(1.0))[:size], end_stream=False)
+        connection.send(stream, frame(slow_message(1.0))[:size], end_stream=False)
         connection.cancel(stream)
-    _assert_right(connection, connection.start(_slow(7.0)), 7.0)
+    _assert_right(connection, connection.start(slow_message(7.0)), 7.0)
     assert server.metric("headrace_inflight_bytes") < 4096
 
 
@@ -97,16 +79,16 @@ def test_after_the_answer(connection: RawGrpc) -> None:
 
 
 def test_a_connection_that_goes_away_takes_its_calls(server: ServerProcess) -> None:
-    before = _cancelled(server)
+    before = cancelled_requests(server)
     with occupied(server), RawGrpc(server.grpc) as gone, RawGrpc(server.grpc) as stays:
         for number in range(20):
-            gone.start(_slow(float(number)))
-        stream = stays.start(_slow(5.0))
+            gone.start(slow_message(float(number)))
+        stream = stays.start(slow_message(5.0))
         wait_until_queued(server, 21)
         gone.close()
         wait_until_queued(server, 1)
         _assert_right(stays, stream, 5.0)
-    assert _cancelled(server) == before + 20
+    assert cancelled_requests(server) == before + 20
     assert server.metric("headrace_inflight_requests") <= 1
 
 
@@ -124,7 +106,7 @@ def test_a_storm_leaves_the_channel_whole(server: ServerProcess, by: str) -> Non
         for burst in range(1, STORM // BURST + 1):
             calls = [
                 infer.future(
-                    _slow(float(number % 7)),
+                    slow_message(float(number % 7)),
                     timeout=200 if by == "cancel" else 0.01 + number % 50 / 1000,
                 )
                 for number in range(BURST)
@@ -142,7 +124,7 @@ def test_a_storm_leaves_the_channel_whole(server: ServerProcess, by: str) -> Non
             else {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE}
         )
         assert infer(quick, timeout=5)
-        assert infer(_slow(1.0), timeout=10)
+        assert infer(slow_message(1.0), timeout=10)
         assert set(states) <= {grpc.ChannelConnectivity.READY}, "the server sent a GOAWAY"
     wait_until_idle(server)
     assert server.metric("headrace_inflight_requests") <= 1

@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from hyperframe.frame import ContinuationFrame, GoAwayFrame, HeadersFrame, PingFrame
+from hyperframe.frame import ContinuationFrame, Frame, GoAwayFrame, HeadersFrame, PingFrame
 
 from tests.e2e.conftest import StartServer
 from tests.support import h2_frames
-from tests.support.h2_frames import CallFrames, opening
+from tests.support.h2_frames import CallFrames, frames_of, opening
 from tests.support.neighbour import Neighbour
 from tests.support.raw_h2 import PREFACE, RawGrpc, frame, infer_message
 from tests.support.raw_http import get
@@ -47,13 +47,13 @@ class Wire:
             return False
         return True
 
-    def read_until_closed(self) -> list[object]:
+    def read_until_closed(self) -> list[Frame]:
         """Every frame until the server closes; a timeout is a failure."""
         received = b""
         with contextlib.suppress(ConnectionError):
             while data := self.socket.recv(65536):
                 received += data
-        return list(h2_frames.split(received)[0])
+        return frames_of(received)
 
     def read_some(self, wanted_bytes: int) -> bytes:
         """At least so many bytes."""

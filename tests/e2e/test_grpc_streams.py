@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from itertools import repeat
 from typing import Any
 
 import grpc
-import numpy as np
 import pytest
 from h2.exceptions import StreamClosedError
 
-from protos.inference import ModelStreamInferResponse
 from tests.e2e.conftest import StartServer
-from tests.support.lanes import occupied, wait_until_idle, wait_until_queued
+from tests.support.infer_streams import STREAM, answers, read
+from tests.support.lanes import (
+    cancelled_requests,
+    occupied,
+    slow_message,
+    wait_until_idle,
+    wait_until_queued,
+)
 from tests.support.raw_h2 import (
     DEADLINE_EXCEEDED,
     OK,
@@ -25,57 +29,34 @@ from tests.support.raw_h2 import (
     frame,
     infer_message,
 )
-from tests.support.served_models import SLOW_WIDTH, slow_answer
+from tests.support.served_models import slow_answer, slow_row
 from tests.support.server_process import ServerProcess
 from tests.support.waiting import eventually
 
-STREAM = SERVICE + "ModelStreamInfer"
 STORM = 2000
 BURST = 500
 MOST_OPEN = 1000
 QUICK = infer_message("identity", bytes(16), [1, 4])
 
 
-def _row(first: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    return np.arange(first, first + SLOW_WIDTH, dtype=np.float32).reshape(1, SLOW_WIDTH)
-
-
-def _slow(first: float) -> bytes:
-    return infer_message("slow", _row(first).tobytes(), [1, SLOW_WIDTH])
-
-
-def _cancelled(server: ServerProcess) -> float:
-    return server.metric("headrace_shed_requests_total", model="slow", reason="cancelled")
-
-
-@pytest.fixture
-def connection(server: ServerProcess) -> Iterator[RawGrpc]:
-    with RawGrpc(server.grpc) as one:
-        yield one
-
-
 def test_messages_of_a_stream_share_a_batch(server: ServerProcess, connection: RawGrpc) -> None:
     with occupied(server):
         stream = connection.open(STREAM)
-        connection.send(stream, b"".join(frame(_slow(10.0 * number)) for number in range(6)))
+        connection.send(stream, b"".join(frame(slow_message(10.0 * number)) for number in range(6)))
         wait_until_queued(server, 6)
     outcome = connection.outcome(stream)
     assert outcome.status == OK
-    body = outcome.body
-    for number in range(6):
-        end = 5 + int.from_bytes(body[1:5], "big")
-        answer = ModelStreamInferResponse.FromString(body[5:end]).infer_response
-        assert answer.raw_output_contents[0] == slow_answer(_row(10.0 * number)).tobytes()
-        body = body[end:]
+    found = [one.infer_response.raw_output_contents[0] for one in answers(outcome.body)]
+    assert found == [slow_answer(slow_row(10.0 * number)).tobytes() for number in range(6)]
 
 
 @pytest.mark.parametrize("how", ["reset", "closed"])
 def test_what_waits_goes_with_its_stream(server: ServerProcess, how: str) -> None:
-    before = _cancelled(server)
+    before = cancelled_requests(server)
     with occupied(server), RawGrpc(server.grpc) as gone, RawGrpc(server.grpc) as stays:
         stream = gone.open(STREAM)
-        gone.send(stream, frame(_slow(1.0)) * 20, end_stream=False)
-        other = stays.start(_slow(5.0))
+        gone.send(stream, frame(slow_message(1.0)) * 20, end_stream=False)
+        other = stays.start(slow_message(5.0))
         wait_until_queued(server, 21)
         if how == "reset":
             gone.cancel(stream)
@@ -83,7 +64,7 @@ def test_what_waits_goes_with_its_stream(server: ServerProcess, how: str) -> Non
             gone.close()
         wait_until_queued(server, 1)
         assert stays.outcome(other).status == OK
-    assert _cancelled(server) == before + 20
+    assert cancelled_requests(server) == before + 20
     assert server.metric("headrace_inflight_requests") == 0
 
 
@@ -119,7 +100,7 @@ def test_a_storm_of_streams_leaves_the_channel_whole(server: ServerProcess, by: 
                     connection.pump()  # ended, and not yet reset
                 stream = connection.open(STREAM, [timeouts[number]] if by == "deadline" else [])
                 with suppress(StreamClosedError):  # its deadline may pass before it has begun
-                    connection.send(stream, frame(_slow(1.0)) * 2, end_stream=False)
+                    connection.send(stream, frame(slow_message(1.0)) * 2, end_stream=False)
                 streams.append(stream)
             for stream in streams:
                 if by == "cancel":
@@ -131,7 +112,7 @@ def test_a_storm_of_streams_leaves_the_channel_whole(server: ServerProcess, by: 
     with grpc.insecure_channel("{}:{}".format(*server.grpc)) as channel:
         call: Any = channel.stream_stream(STREAM)
         for number in range(100):
-            ends.watch(call(repeat(_slow(1.0), 2), timeout=0.01 + number / 1000))
+            ends.watch(call(repeat(slow_message(1.0), 2), timeout=0.01 + number / 1000))
         eventually("they gave up", lambda: ends.total == 100, within_s=20)
         assert ends.codes <= {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.OK}
         assert len(list(call(iter([QUICK, QUICK]), timeout=20))) == 2
@@ -159,20 +140,26 @@ def test_a_stream_that_is_not_read_costs_little(server: ServerProcess) -> None:
     eventually("nothing is held", lambda: server.metric("headrace_inflight_bytes") == 0)
 
 
+def _answered_once(connection: RawGrpc) -> int:
+    """A stream that has had its first answer and is still open."""
+    stream = connection.open(STREAM)
+    connection.send(stream, frame(QUICK), end_stream=False)
+    read(connection, stream, 1)
+    return stream
+
+
 def test_an_open_stream_is_finished_before_the_server_stops(start_server: StartServer) -> None:
     server = start_server(drain__delay_s=0.1)
     with RawGrpc(server.grpc) as connection:
-        stream = connection.open(STREAM)
-        connection.send(stream, frame(QUICK), end_stream=False)
-        while not connection.peek(stream).body:
-            connection.pump()
+        stream = _answered_once(connection)
         server.terminate()
         while connection.last_stream_id == 2**31 - 1:
             connection.pump()  # until the final GOAWAY
         connection.send(stream, frame(QUICK))
         outcome = connection.outcome(stream)
         assert outcome.status == OK
-        assert len(outcome.body) == 2 * (5 + int.from_bytes(outcome.body[1:5], "big"))
+        first, second = answers(outcome.body)
+        assert first == second
         connection.pump_until_closed()
     assert server.wait() == 0
     server.forget()
@@ -183,10 +170,7 @@ def test_a_stream_on_which_nothing_is_asked_does_not_hold_up_the_stop(
 ) -> None:
     server = start_server(drain__delay_s=0.1, drain__timeout_s=600)
     with RawGrpc(server.grpc) as connection:
-        stream = connection.open(STREAM)
-        connection.send(stream, frame(QUICK), end_stream=False)
-        while not connection.peek(stream).body:
-            connection.pump()
+        stream = _answered_once(connection)
         server.terminate()
         outcome = connection.outcome(stream)
         assert outcome.status == UNAVAILABLE
@@ -199,10 +183,7 @@ def test_a_stream_on_which_nothing_is_asked_does_not_hold_up_the_stop(
 def test_a_stream_that_never_ends_is_cut(start_server: StartServer) -> None:
     server = start_server(drain__delay_s=0.1, drain__timeout_s=0.5)
     with RawGrpc(server.grpc) as connection:
-        stream = connection.open(STREAM)
-        connection.send(stream, frame(QUICK), end_stream=False)
-        while not connection.peek(stream).body:
-            connection.pump()
+        _answered_once(connection)
         server.terminate()
         connection.pump_until_closed()
     server.wait()

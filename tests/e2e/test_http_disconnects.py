@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 
 from tests.e2e.conftest import Dial
-from tests.support.lanes import occupied, wait_until_queued, wait_until_running
+from tests.support.lanes import (
+    cancelled_requests,
+    occupied,
+    wait_until_queued,
+    wait_until_running,
+)
 from tests.support.raw_http import (
     RawHttp,
     floats_json,
@@ -18,7 +23,7 @@ from tests.support.raw_http import (
     post_infer_chunked,
     request,
 )
-from tests.support.served_models import SLOW_WIDTH, slow_answer
+from tests.support.served_models import SLOW_WIDTH, slow_answer, slow_row
 from tests.support.server_process import ServerProcess
 from tests.support.waiting import eventually
 
@@ -28,10 +33,6 @@ WAYS = {"lane": post_infer, "asgi": post_infer_chunked}
 ENDS = {"close": RawHttp.close, "reset": RawHttp.reset}
 Way = Callable[..., bytes]
 End = Callable[[RawHttp], None]
-
-
-def _row(first: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    return np.arange(first, first + SLOW_WIDTH, dtype=np.float32).reshape(1, SLOW_WIDTH)
 
 
 def _ask_slow(dial: Dial, way: Way, first: float) -> RawHttp:
@@ -44,7 +45,7 @@ def _assert_right(connection: RawHttp, first: float) -> None:
     response = connection.receive()
     assert response.status == 200, response
     answer = np.array(json.loads(response.body)["outputs"][0]["data"], np.float32)
-    assert np.array_equal(answer.reshape(1, -1), slow_answer(_row(first)))
+    assert np.array_equal(answer.reshape(1, -1), slow_answer(slow_row(first)))
 
 
 def _assert_nothing_is_held(server: ServerProcess) -> None:
@@ -86,7 +87,7 @@ def test_in_the_middle_of_chunks(server: ServerProcess, end: End) -> None:
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 def test_while_the_batch_runs(server: ServerProcess, dial: Dial, way: Way, end: End) -> None:
     """One member of a running batch goes away: the others get exactly their own rows."""
-    cancelled = _cancelled(server)
+    cancelled = cancelled_requests(server)
     with occupied(server):
         members = [_ask_slow(dial, way, 100.0 * number) for number in range(4)]
         wait_until_queued(server, 4)
@@ -94,7 +95,7 @@ def test_while_the_batch_runs(server: ServerProcess, dial: Dial, way: Way, end: 
     end(members[1])
     for number in (0, 2, 3):
         _assert_right(members[number], 100.0 * number)
-    eventually("the one that left is counted", lambda: _cancelled(server) == cancelled + 1)
+    eventually("the one that left is counted", lambda: cancelled_requests(server) == cancelled + 1)
     _assert_nothing_is_held(server)
 
 
@@ -102,14 +103,14 @@ def test_while_the_batch_runs(server: ServerProcess, dial: Dial, way: Way, end: 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 def test_while_it_waits(server: ServerProcess, dial: Dial, way: Way, end: End) -> None:
     """Who leaves the queue is not run at all, and those behind move up."""
-    cancelled = _cancelled(server)
+    cancelled = cancelled_requests(server)
     with occupied(server):
         members = [_ask_slow(dial, way, 100.0 * number) for number in range(4)]
         wait_until_queued(server, 4)
         end(members[0])
         end(members[2])
         wait_until_queued(server, 2)
-    assert _cancelled(server) == cancelled + 2
+    assert cancelled_requests(server) == cancelled + 2
     for number in (1, 3):
         _assert_right(members[number], 100.0 * number)
     _assert_nothing_is_held(server)
@@ -128,18 +129,18 @@ def test_with_requests_pipelined_behind(server: ServerProcess) -> None:
 
 
 def test_a_pipelined_request_that_runs_is_given_up(server: ServerProcess) -> None:
-    cancelled = _cancelled(server)
+    cancelled = cancelled_requests(server)
     body = floats_json(width=SLOW_WIDTH)
     with RawHttp(server.http) as connection:
         connection.send(post_infer("identity", floats_json()) + post_infer("slow", body) * 2)
         assert connection.receive().status == 200
         wait_until_running(server)
-    eventually("the second one is given up", lambda: _cancelled(server) == cancelled + 1)
+    eventually("the second one is given up", lambda: cancelled_requests(server) == cancelled + 1)
     _assert_nothing_is_held(server)
 
 
 def test_two_hundred_at_once(server: ServerProcess, dial: Dial) -> None:
-    cancelled = _cancelled(server)
+    cancelled = cancelled_requests(server)
     members = [dial() for _ in range(200)]
     requests = [
         post_infer("slow", floats_json(width=SLOW_WIDTH, first=float(number)))
@@ -155,8 +156,4 @@ def test_two_hundred_at_once(server: ServerProcess, dial: Dial) -> None:
         wait_until_queued(server, 4)
     for number in range(0, 200, 50):
         _assert_right(members[number], float(number))
-    assert _cancelled(server) == cancelled + 196
-
-
-def _cancelled(server: ServerProcess) -> float:
-    return server.metric("headrace_shed_requests_total", model="slow", reason="cancelled")
+    assert cancelled_requests(server) == cancelled + 196

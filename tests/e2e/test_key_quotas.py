@@ -8,27 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc
-import tritonclient.http
 
 from tests.e2e.conftest import StartServer
-from tests.support.api_keys import (
-    HTTP_WAYS,
-    RESOURCE_EXHAUSTED,
-    UNAUTHENTICATED,
-    Keys,
-)
-from tests.support.raw_h2 import SERVICE, RawGrpc, infer_message
-from tests.support.raw_http import (
-    RawHttp,
-    floats_json,
-    request,
-)
+from tests.support.api_keys import HTTP_WAYS, Keys
+from tests.support.infer_streams import STREAM
+from tests.support.raw_h2 import RESOURCE_EXHAUSTED, UNAUTHENTICATED, RawGrpc, infer_message
+from tests.support.raw_http import RawHttp, floats_json, request
 from tests.support.served_models import SLOW_WIDTH
 from tests.support.server_process import ServerProcess
 from tests.support.waiting import eventually
 
-RELOADED_WITHIN_S = 20.0
 ROW = np.zeros((1, 4), np.float32)
+QUICK = infer_message("identity", ROW.tobytes(), [1, 4])
+SLOW = infer_message("slow", bytes(4 * SLOW_WIDTH), [1, SLOW_WIDTH])
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +41,6 @@ def guarded(start_server: StartServer, keys: Keys) -> ServerProcess:
 def grpc_connection(guarded: ServerProcess) -> Iterator[RawGrpc]:
     with RawGrpc(guarded.grpc) as one:
         yield one
-
-
-def _message(model: str = "identity") -> bytes:
-    return infer_message(model, ROW.tobytes(), [1, 4])
-
-
-def _slow_message() -> bytes:
-    return infer_message("slow", bytes(4 * SLOW_WIDTH), [1, SLOW_WIDTH])
 
 
 # -- quotas ---------------------------------------------------------------------------------------
@@ -86,7 +70,7 @@ def test_calls_per_second_over_grpc(
     guarded: ServerProcess, grpc_connection: RawGrpc, keys: Keys
 ) -> None:
     headers = keys.grpc("few-grpc")
-    outcomes = [grpc_connection.ask(_message(), headers=headers) for _ in range(3)]
+    outcomes = [grpc_connection.ask(QUICK, headers=headers) for _ in range(3)]
     assert [one.status for one in outcomes] == [0, 0, RESOURCE_EXHAUSTED]
     assert 0 < int(outcomes[2].headers["grpc-retry-pushback-ms"]) <= 100_000
     assert guarded.metric("headrace_key_calls_total", key="few-grpc") == 3
@@ -115,7 +99,7 @@ def test_each_message_of_a_stream_counts(guarded: ServerProcess, keys: Keys) -> 
 
 
 def test_a_stream_needs_a_key(grpc_connection: RawGrpc) -> None:
-    assert grpc_connection.ask(b"", SERVICE + "ModelStreamInfer").status == UNAUTHENTICATED
+    assert grpc_connection.ask(b"", STREAM).status == UNAUTHENTICATED
 
 
 def _inside(server: ServerProcess, name: str) -> int:
@@ -152,20 +136,20 @@ def test_calls_at_once_over_grpc(
     guarded: ServerProcess, grpc_connection: RawGrpc, keys: Keys
 ) -> None:
     headers = keys.grpc("one-grpc")
-    slow = grpc_connection.start(_slow_message(), headers=headers)
+    slow = grpc_connection.start(SLOW, headers=headers)
     eventually("the first call is inside", lambda: _inside(guarded, "one-grpc") == 1)
-    assert grpc_connection.ask(_message(), headers=headers).status == RESOURCE_EXHAUSTED
+    assert grpc_connection.ask(QUICK, headers=headers).status == RESOURCE_EXHAUSTED
     grpc_connection.cancel(slow)
     eventually("who cancelled leaves the quota", lambda: _inside(guarded, "one-grpc") == 0)
-    assert grpc_connection.ask(_slow_message(), headers=headers).status == 0
+    assert grpc_connection.ask(SLOW, headers=headers).status == 0
     assert grpc_connection.ask(b"\xff", headers=headers).status == 3
     late = [*headers, ("grpc-timeout", "1n")]
-    assert grpc_connection.ask(_message(), headers=late).status == 4
+    assert grpc_connection.ask(QUICK, headers=late).status == 4
     assert _inside(guarded, "one-grpc") == 0
 
 
 def test_a_connection_that_ends_leaves_the_quota(guarded: ServerProcess, keys: Keys) -> None:
     with RawGrpc(guarded.grpc) as connection:
-        connection.start(_slow_message(), headers=keys.grpc("one-grpc"))
+        connection.start(SLOW, headers=keys.grpc("one-grpc"))
         eventually("the call is inside", lambda: _inside(guarded, "one-grpc") == 1)
     eventually("nobody is inside", lambda: _inside(guarded, "one-grpc") == 0)

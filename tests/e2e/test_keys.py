@@ -17,13 +17,14 @@ from tritonclient.utils import InferenceServerException
 
 from foundation.access import remove_key
 from tests.e2e.conftest import StartServer
-from tests.support.api_keys import (
-    HTTP_WAYS,
+from tests.support.api_keys import HTTP_WAYS, Keys
+from tests.support.raw_h2 import (
     PERMISSION_DENIED,
+    SERVICE,
     UNAUTHENTICATED,
-    Keys,
+    RawGrpc,
+    infer_message,
 )
-from tests.support.raw_h2 import SERVICE, RawGrpc, infer_message
 from tests.support.raw_http import (
     RawHttp,
     Response,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +41,24 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(folder: Path, start_server: StartServer) -> Callable[..., ServerProcess]:
+def start(folder: Path, start_server: StartServer) -> Iterator[Callable[..., ServerProcess]]:
+    """Starts servers over the folder that end with the test, so that no more than its own poll at once."""
+    started: list[ServerProcess] = []
+
     def with_control(control: str = "explicit", **settings: object) -> ServerProcess:
-        return start_server(
+        server = start_server(
             folder,
             repository__control=control,
             repository__startup_models="*",
             repository__poll_interval_s=0.1,
             **settings,
         )
+        started.append(server)
+        return server
 
-    return with_control
+    yield with_control
+    for server in started:
+        server.stop()
 
 
 def control(server: ServerProcess, verb: str, model: str = "adder", body: bytes = b"") -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import socket
 from collections.abc import Iterator
@@ -10,19 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 import pytest
 
-from protos import inference
+from tests.support.infer_streams import STREAM
 from tests.support.models import identity, write_model
 from tests.support.otlp_collector import OtlpCollector, Span
-from tests.support.raw_http import RawHttp, floats_json, infer_path
+from tests.support.raw_h2 import INFER, infer_message
+from tests.support.raw_http import (
+    Fields,
+    RawHttp,
+    ask_once,
+    floats_json,
+    post_infer,
+    post_infer_chunked,
+)
 from tests.support.server_process import ServerProcess
 from tests.support.waiting import eventually
 
 WITHIN_S = 20.0
 STAGES = ["decode", "admit", "queue", "run", "answer"]
-SERVICE = "/inference.GRPCInferenceService"
 
 
 @pytest.fixture(scope="module")
@@ -66,32 +71,19 @@ def parent(number: int, *, sampled: bool = True) -> tuple[str, str]:
     return f"00-{trace_id}-00000000000000ff-0{int(sampled)}", trace_id
 
 
-def ask_http(
-    server: ServerProcess, headers: dict[str, str], body: bytes = b"", model: str = "identity"
-) -> int:
-    connection = http.client.HTTPConnection(*server.http, timeout=10)
-    try:
-        connection.request("POST", infer_path(model), body or floats_json(), headers)
-        response = connection.getresponse()
-        response.read()
-        return response.status
-    finally:
-        connection.close()
+def ask_http(server: ServerProcess, headers: Fields, body: bytes = b"") -> int:
+    asked = post_infer("identity", body or floats_json(), headers)
+    return ask_once(server.http, asked).status
 
 
 def message(model: str = "identity") -> bytes:
-    request = inference.ModelInferRequest(model_name=model, id="r-1")
-    request.inputs.add(name="x", datatype="FP32", shape=[1, 4])
-    request.raw_input_contents.append(np.ones((1, 4), np.float32).tobytes())
-    return request.SerializeToString()
+    return infer_message(model, bytes(16), [1, 4], request_id="r-1")
 
 
-def ask_grpc(
-    server: ServerProcess, metadata: list[tuple[str, str]], model: str = "identity"
-) -> None:
+def ask_grpc(server: ServerProcess, metadata: Fields, model: str = "identity") -> None:
     host, port = server.grpc
     with grpc.insecure_channel(f"{host}:{port}") as channel:
-        call: Any = channel.unary_unary(f"{SERVICE}/ModelInfer")
+        call: Any = channel.unary_unary(INFER)
         call(message(model), metadata=metadata, timeout=10)
 
 
@@ -114,7 +106,7 @@ def trace_of(collector: OtlpCollector, trace_id: str) -> tuple[list[Span], Span]
 def test_an_http_call_in_the_fast_lane(traced: ServerProcess, collector: OtlpCollector) -> None:
     header, trace_id = parent(1)
     before = traced.metric("headrace_http_infer_paths_total", path="fast_lane")
-    assert ask_http(traced, {"traceparent": header, "tracestate": "vendor=1"}) == 200
+    assert ask_http(traced, [("traceparent", header), ("tracestate", "vendor=1")]) == 200
     stages, root = trace_of(collector, trace_id)
     assert [span.name for span in stages] == STAGES
     assert root.parent_id == "00000000000000ff"
@@ -130,16 +122,9 @@ def test_an_http_call_in_the_fast_lane(traced: ServerProcess, collector: OtlpCol
 
 def test_an_http_call_by_the_usual_way(traced: ServerProcess, collector: OtlpCollector) -> None:
     header, trace_id = parent(2)
-    body = floats_json()
     before = traced.metric("headrace_http_infer_paths_total", path="asgi")
-    with RawHttp(traced.http) as connection:
-        connection.send(
-            f"POST {infer_path('identity')} HTTP/1.1\r\nHost: x\r\ntraceparent: {header}\r\n"
-            f"Transfer-Encoding: chunked\r\n\r\n{len(body):x}\r\n".encode()
-            + body
-            + b"\r\n0\r\n\r\n"
-        )
-        assert connection.receive().status == 200
+    asked = post_infer_chunked("identity", floats_json(), [("traceparent", header)])
+    assert ask_once(traced.http, asked).status == 200
     stages, root = trace_of(collector, trace_id)
     assert [span.name for span in stages] == STAGES
     assert root.parent_id == "00000000000000ff"
@@ -163,7 +148,7 @@ def test_each_message_of_a_stream_is_a_call_of_its_own(
     header, trace_id = parent(4)
     host, port = traced.grpc
     with grpc.insecure_channel(f"{host}:{port}") as channel:
-        call: Any = channel.stream_stream(f"{SERVICE}/ModelStreamInfer")
+        call: Any = channel.stream_stream(STREAM)
         metadata = [("traceparent", header)]
         assert len(list(call(iter([message()] * 3), metadata=metadata, timeout=10))) == 3
 
@@ -184,7 +169,7 @@ def test_a_broken_body_ends_in_decoding_and_is_no_error_of_ours(
     traced: ServerProcess, collector: OtlpCollector
 ) -> None:
     header, trace_id = parent(5)
-    assert ask_http(traced, {"traceparent": header}, b"{") == 400
+    assert ask_http(traced, [("traceparent", header)], b"{") == 400
     stages, root = trace_of(collector, trace_id)
     assert [span.name for span in stages] == ["decode"]
     assert root.error is None
@@ -196,7 +181,7 @@ def test_a_passed_deadline_is_an_error(traced: ServerProcess, collector: OtlpCol
     header, trace_id = parent(6)
     document = json.loads(floats_json())
     document["parameters"] = {"timeout": 1}
-    assert ask_http(traced, {"traceparent": header}, json.dumps(document).encode()) == 504
+    assert ask_http(traced, [("traceparent", header)], json.dumps(document).encode()) == 504
     _, root = trace_of(collector, trace_id)
     assert root.error
     assert root.attributes["error.type"] == "deadline_exceeded"
@@ -221,11 +206,11 @@ def test_what_nobody_asked_for_is_not_traced(
     header, trace_id = parent(9)
     with ServerProcess(models, settings(another_collector)) as server:
         for _ in range(20):
-            assert ask_http(server, {}) == 200
-            assert ask_http(server, {"traceparent": unsampled}) == 200
-            assert ask_http(server, {"traceparent": "nonsense"}) == 200
+            assert ask_http(server, []) == 200
+            assert ask_http(server, [("traceparent", unsampled)]) == 200
+            assert ask_http(server, [("traceparent", "nonsense")]) == 200
         ask_grpc(server, [("traceparent", unsampled)])
-        assert ask_http(server, {"traceparent": header}) == 200
+        assert ask_http(server, [("traceparent", header)]) == 200
         server.stop()  # what was kept back would come now
     assert list(another_collector.traces()) == [trace_id]
     assert another_collector.paths == {"/v1/traces"}
@@ -241,7 +226,7 @@ def test_a_share_of_the_calls_begins_a_trace_and_the_log_names_it(
         log_format="json",
     )
     with ServerProcess(models, chosen) as server:
-        assert ask_http(server, {}) == 200
+        assert ask_http(server, []) == 200
         ask_grpc(server, [])
         assert server.metric("headrace_traces_total", outcome="taken") == 2
         server.stop()  # which sends what is left
@@ -261,15 +246,12 @@ def test_a_share_of_the_calls_begins_a_trace_and_the_log_names_it(
 def test_calls_with_a_parent_take_the_fast_lane(
     traced: ServerProcess, collector: OtlpCollector
 ) -> None:
-    connection = http.client.HTTPConnection(*traced.http, timeout=10)
     before = traced.metric("headrace_http_infer_paths_total", path="fast_lane")
-    for number in range(100, 130):
-        header, _ = parent(number, sampled=number % 2 == 0)
-        connection.request("POST", infer_path("identity"), floats_json(), {"traceparent": header})
-        response = connection.getresponse()
-        response.read()
-        assert response.status == 200
-    connection.close()
+    with RawHttp(traced.http) as connection:
+        for number in range(100, 130):
+            header, _ = parent(number, sampled=number % 2 == 0)
+            asked = post_infer("identity", floats_json(), [("traceparent", header)])
+            assert connection.ask(asked).status == 200
     sampled = {parent(number)[1] for number in range(100, 130, 2)}
     eventually("the traces", lambda: sampled <= set(collector.traces()), within_s=WITHIN_S)
     unsampled = {parent(number)[1] for number in range(101, 130, 2)}
@@ -285,7 +267,7 @@ def test_a_collector_that_is_away_harms_nobody(models: Path) -> None:
         chosen = settings(gone, trace_sample_ratio=1)
     with ServerProcess(models, chosen) as server:
         for _ in range(50):
-            assert ask_http(server, {}) == 200
+            assert ask_http(server, []) == 200
         assert server.metric("headrace_traces_total", outcome="taken") == 50
         server.stop()  # in time, with exit code 0 and without a stack trace
 
@@ -295,7 +277,7 @@ def test_a_collector_that_never_answers_does_not_hold_up_the_end(models: Path) -
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         chosen = {"telemetry.otlp_endpoint": endpoint, "telemetry.trace_sample_ratio": 1}
         with ServerProcess(models, chosen) as server:
-            assert ask_http(server, {}) == 200
+            assert ask_http(server, []) == 200
             server.stop()
 
 

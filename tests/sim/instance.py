@@ -218,7 +218,6 @@ class VirtualSeat(Seat):
         if not self.serving or not self.takes:
             return False
         line: Line = accepted
-        self._instance.handed_on += 1
         line.lead_to(self.present)
         return True
 
@@ -239,7 +238,6 @@ class Instance:
         self._lines: dict[tuple[int, int], Line] = {}
         self._workers = workers
         self._alone_turn = 0
-        self.handed_on = 0
         self.view.start(self._start())
 
     async def _start(self) -> None:

@@ -11,8 +11,6 @@ from foundation.access import add_key, new_key
 from tests.support.raw_http import post_infer, post_infer_chunked
 
 HTTP_WAYS: dict[str, Callable[..., bytes]] = {"fast_lane": post_infer, "asgi": post_infer_chunked}
-UNAUTHENTICATED, PERMISSION_DENIED, RESOURCE_EXHAUSTED = 16, 7, 8
-"""Of gRPC."""
 
 
 class Keys:

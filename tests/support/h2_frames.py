@@ -89,6 +89,11 @@ def window_update(stream_id: int, increment: int) -> bytes:
     return WindowUpdateFrame(stream_id, window_increment=increment).serialize()
 
 
+def frames_of(received: bytes) -> list[Frame]:
+    """The whole frames in what was received."""
+    return split(received)[0]
+
+
 def split(received: bytes) -> tuple[list[Frame], bytes]:
     """The whole frames in what was received, and the rest."""
     frames: list[Frame] = []

@@ -1,4 +1,4 @@
-"""What the admin port says of one model's lane, and a way to keep it occupied."""
+"""What the admin port says of one model's lane, what the model ``slow`` is asked, and a way to keep it occupied."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tests.support.raw_h2 import RawGrpc, infer_message
-from tests.support.served_models import SLOW_WIDTH
+from tests.support.served_models import SLOW_WIDTH, slow_row
 from tests.support.server_process import ServerProcess
 from tests.support.waiting import eventually
 
@@ -20,6 +20,16 @@ def lane(server: ServerProcess, model: str) -> dict[str, Any]:
     """The lane's line of ``/status``."""
     lanes: list[dict[str, Any]] = server.status()["lanes"]
     return next(one for one in lanes if one["model"] == model)
+
+
+def cancelled_requests(server: ServerProcess, model: str = "slow") -> float:
+    """How many requests were given up by their callers so far."""
+    return server.metric("headrace_shed_requests_total", model=model, reason="cancelled")
+
+
+def slow_message(first: float) -> bytes:
+    """An infer message for ``slow`` with one row."""
+    return infer_message("slow", slow_row(first).tobytes(), [1, SLOW_WIDTH])
 
 
 def wait_until_idle(server: ServerProcess, model: str = "slow") -> None:

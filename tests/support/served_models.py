@@ -124,6 +124,11 @@ def slow(turns: int, width: int = SLOW_WIDTH) -> bytes:
     return models.graph([loop], {"x": carried}, {"y": carried}, constants)
 
 
+def slow_row(first: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """A row for ``slow`` that counts up from ``first``."""
+    return np.arange(first, first + SLOW_WIDTH, dtype=np.float32).reshape(1, SLOW_WIDTH)
+
+
 def slow_answer(
     row: np.ndarray[tuple[int, ...], np.dtype[np.float32]], turns: int = SLOW_TURNS
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

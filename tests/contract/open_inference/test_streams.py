@@ -19,12 +19,12 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from tritonclient.utils import InferenceServerException
 
 from protos.inference import ModelStreamInferResponse
-from tests.support.raw_h2 import SERVICE, infer_message
+from tests.support.infer_streams import STREAM
+from tests.support.raw_h2 import infer_message
 from tests.support.server_process import ServerProcess
 
 TIMEOUT_S = 30.0
 REQUESTS = 50
-STREAM = SERVICE + "ModelStreamInfer"
 
 Answered = tuple[Any, InferenceServerException | None]
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
 
 import pytest
 
 from gateway.errors import ErrorCode, HeadraceError
-from gateway.settings import GrpcLimits
 from protos.inference import ModelInferRequest
 from tests.support.grpc_in_thread import GrpcInThread
 from tests.support.infer_streams import ROW, STREAM, STRICT, answers, ask, asks, ids, read, wrong
 from tests.support.raw_h2 import (
+    INTERNAL,
     INVALID_ARGUMENT,
     OK,
     RESOURCE_EXHAUSTED,
@@ -22,21 +21,6 @@ from tests.support.raw_h2 import (
     frame,
     infer_message,
 )
-
-INTERNAL = 13
-
-
-@pytest.fixture
-def front() -> Iterator[GrpcInThread]:
-    with GrpcInThread(GrpcLimits(max_stream_requests=8, max_message_bytes=1024 * 1024)) as running:
-        yield running
-
-
-@pytest.fixture
-def connection(front: GrpcInThread) -> Iterator[RawGrpc]:
-    with RawGrpc(front.address) as one:
-        yield one
-
 
 # -- answers --------------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
 
 import pytest
 
@@ -25,18 +24,6 @@ from tests.support.waiting import eventually
 def alive() -> int:
     """Streams and their calls that anybody still holds."""
     return sum(type(one) in (InferStream, StreamedCall) for one in gc.get_objects())
-
-
-@pytest.fixture
-def front() -> Iterator[GrpcInThread]:
-    with GrpcInThread(GrpcLimits(max_stream_requests=8, max_message_bytes=1024 * 1024)) as running:
-        yield running
-
-
-@pytest.fixture
-def connection(front: GrpcInThread) -> Iterator[RawGrpc]:
-    with RawGrpc(front.address) as one:
-        yield one
 
 
 # -- limits ---------------------------------------------------------------------------------------

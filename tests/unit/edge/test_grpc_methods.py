@@ -16,6 +16,7 @@ from protos import inference
 from tests.support.grpc_in_thread import WAIT_S, GrpcInThread
 from tests.support.raw_h2 import (
     DEADLINE_EXCEEDED,
+    INTERNAL,
     INVALID_ARGUMENT,
     NOT_FOUND,
     OK,
@@ -25,7 +26,6 @@ from tests.support.raw_h2 import (
     RawGrpc,
 )
 
-INTERNAL = 13
 STATUSES = [
     ModelStatus("broken", "1", "UNAVAILABLE", "no such operator"),
     ModelStatus("identity", "1", "READY", ""),
@@ -73,12 +73,6 @@ def repository() -> Repository:
 def front(repository: Repository) -> Iterator[GrpcInThread]:
     with GrpcInThread(control=repository) as running:
         yield running
-
-
-@pytest.fixture
-def connection(front: GrpcInThread) -> Iterator[RawGrpc]:
-    with RawGrpc(front.address) as one:
-        yield one
 
 
 def ask(connection: RawGrpc, name: str, message: Any, *headers: tuple[str, str]) -> Outcome:

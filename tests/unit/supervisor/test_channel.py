@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,8 +10,7 @@ import pytest
 
 from gateway.errors import ErrorCode, HeadraceError
 from gateway.supervisor.channel import MAX_CALLS_AT_ONCE, Channel, ChannelClosedError, Handler
-
-TIMEOUT_S = 20.0
+from tests.support.loops import TIMEOUT_S, run
 
 
 async def _deaf(method: str, value: Any) -> Any:
@@ -31,13 +30,6 @@ async def pair(here: Handler, there: Handler = _deaf) -> AsyncIterator[tuple[Cha
         one.close()
         other.close()
         await asyncio.gather(*running)
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        await asyncio.wait_for(test(), TIMEOUT_S)
-
-    asyncio.run(bounded())
 
 
 async def echo(method: str, value: Any) -> Any:

@@ -7,15 +7,7 @@ import pytest
 
 from gateway.errors import ErrorCode, HeadraceError
 from gateway.supervisor.in_turn import MAX_CHANGES, InTurn
-
-TIMEOUT_S = 20.0
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        await asyncio.wait_for(test(), TIMEOUT_S)
-
-    asyncio.run(bounded())
+from tests.support.loops import run
 
 
 def test_one_after_the_other_in_the_order_of_their_coming() -> None:

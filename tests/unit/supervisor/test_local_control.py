@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,8 +19,8 @@ from gateway.errors import ErrorCode, HeadraceError
 from gateway.messages import ModelStatus
 from gateway.settings import RepositorySettings
 from gateway.supervisor.local_control import MAX_NAME_CHARACTERS, LocalControl
+from tests.support.loops import TIMEOUT_S, run, until
 
-TIMEOUT_S = 20.0
 DRAIN_S = 0.02
 
 
@@ -48,8 +48,6 @@ class FakeLoader:
             batchability=Batchability(8, ""),
             warmup_timings=(),
             warmup_problem="",
-            sha256="",
-            load_seconds=0.0,
             path=version.path,
             fingerprint=version.fingerprint,
         )
@@ -115,13 +113,6 @@ def stage(tmp_path: Path) -> Stage:
     made = Stage(tmp_path)
     made.write("m", 1, "one")
     return made
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        await asyncio.wait_for(test(), TIMEOUT_S)
-
-    asyncio.run(bounded())
 
 
 async def begun(stage: Stage) -> None:
@@ -286,10 +277,6 @@ def test_a_folder_that_is_away_stops_no_poll(
     root.mkdir()
     stage = Stage(root, "poll")
     stage.write("m", 1, "one")
-
-    async def until(look: Callable[[], bool]) -> None:
-        while not look():  # noqa: ASYNC110  sockets and threads tell no event
-            await asyncio.sleep(0)
 
     async def test() -> None:
         polling = asyncio.create_task(stage.control.poll())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,8 +13,7 @@ import pytest
 
 from gateway.supervisor.orphans import Orphanage
 from gateway.supervisor.seat import Seat
-
-TIMEOUT_S = 20.0
+from tests.support.loops import TIMEOUT_S, run, until
 
 
 class FakeSeat(SimpleNamespace):
@@ -51,18 +50,6 @@ def listen(opened: ExitStack) -> socket.socket:
 def connect(opened: ExitStack, listener: socket.socket, count: int) -> None:
     for _ in range(count):
         opened.enter_context(socket.create_connection(listener.getsockname(), TIMEOUT_S))
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        await asyncio.wait_for(test(), TIMEOUT_S)
-
-    asyncio.run(bounded())
-
-
-async def until(look: Callable[[], bool]) -> None:
-    while not look():  # noqa: ASYNC110  sockets and threads tell no event
-        await asyncio.sleep(0)
 
 
 def shelter(*seats: Any) -> Orphanage:

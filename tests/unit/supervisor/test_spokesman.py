@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -18,8 +17,8 @@ from gateway.supervisor.orphans import Orphanage
 from gateway.supervisor.restarts import Restarts
 from gateway.supervisor.seat import Seat
 from gateway.supervisor.spokesman import Spokesman
+from tests.support.loops import run
 
-TIMEOUT_S = 20.0
 INDEX = [{"name": "m", "version": "2", "state": "READY", "reason": ""}]
 
 
@@ -63,13 +62,6 @@ def speak_for(*seats: FakeSeat) -> Spokesman:
     settings = GatewaySettings(repository=RepositorySettings(control="explicit"))
     orphans = cast("Orphanage", SimpleNamespace(handed_on=0))
     return Spokesman(cast("list[Seat]", list(seats)), orphans, settings, "1")
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        await asyncio.wait_for(test(), TIMEOUT_S)
-
-    asyncio.run(bounded())
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,7 @@ from gateway.errors import ErrorCode, HeadraceError
 from gateway.settings import GatewaySettings
 from gateway.supervisor.seat import Seat
 from gateway.supervisor.supervisor import WRONG_START, StartError, Supervisor
-
-TIMEOUT_S = 20.0
+from tests.support.loops import run
 
 
 class Process:
@@ -68,6 +67,6 @@ def test_the_first_complaint_is_told_and_no_other_is_left_over(turns: int) -> No
             await supervisor.start()
         await supervisor.abandon()
 
-    asyncio.run(asyncio.wait_for(start(), TIMEOUT_S))
+    run(start)
     gc.collect()
     assert not left_over
