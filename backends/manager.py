@@ -10,7 +10,6 @@ so a version that is dropped lives exactly as long as somebody still runs it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -65,9 +64,6 @@ class LoadedModel(msgspec.Struct, frozen=True, eq=False):
     batchability: Batchability
     warmup_timings: tuple[WarmupTiming, ...]
     warmup_problem: str
-    sha256: str
-    """Of the model file alone, not of external data beside it."""
-    load_seconds: float
     path: Path = Path()
     """The model file."""
     fingerprint: str = ""
@@ -248,10 +244,8 @@ class Loader:
         return loaded
 
     def _load(self, model: DesiredModel, version: DesiredVersion, report: Report) -> LoadedModel:
-        started_s = self._clock()
         settings = model.settings
         report("opening", "")
-        sha256 = _sha256(version.path)
         backend = self._open(model, version)
         ignored: tuple[str, ...] = ()
         if model.triton is not None:
@@ -270,8 +264,6 @@ class Loader:
             batchability=_proven(batchability, warmup, settings),
             warmup_timings=warmup.timings,
             warmup_problem=warmup.problem,
-            sha256=sha256,
-            load_seconds=self._clock() - started_s,
             path=version.path,
             fingerprint=version.fingerprint,
             ignored=ignored,
@@ -369,11 +361,3 @@ def _proven(batchability: Batchability, warmup: Warmup, settings: ModelSettings)
         return batchability
     largest = warmup.timings[-1].rows
     return Batchability(largest, f"batches end at {largest} rows: {warmup.problem}")
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ModelLoadError(f"{path.name} cannot be read: {error.strerror}") from error

@@ -128,7 +128,8 @@ class OnnxRuntimeSettings(_Section, frozen=True):
     device_id: DeviceNumber = 0
     """Which GPU, with ``device = "cuda"``."""
     intra_op_threads: ThreadCount | None = None
-    """Threads inside one operator. Absent: processor cores divided by gateway workers, at least 1.
+    """Threads inside one operator. Absent: `repository.intra_op_threads`, or where that is 0 the
+    processor cores divided by gateway workers, at least 1.
     """
     inter_op_threads: ThreadCount = 1
     """Operators that may run side by side, with ``execution_mode = "parallel"``."""

@@ -67,3 +67,10 @@ class HeadraceError(Exception):
 def invalid(message: str) -> HeadraceError:
     """The caller's mistake, in one sentence that says what to change."""
     return HeadraceError(ErrorCode.INVALID_ARGUMENT, message)
+
+
+def unknown_model(name: str) -> HeadraceError:
+    """Neither is it served, nor does it lie in the repository."""
+    return HeadraceError(
+        ErrorCode.NOT_FOUND, f"unknown model '{name}': it is not in the repository"
+    )

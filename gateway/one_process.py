@@ -18,6 +18,7 @@ from gateway.terminal import (
     STOPPED,
     STOPPED_WHILE_LOADING,
     STOPPING,
+    WRONG_START,
     announce,
     watch_signals,
 )
@@ -28,6 +29,9 @@ GC_ALLOCATIONS_PER_SWEEP = 20_000
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter from the loop, a load for one; Python's default of 5 ms is a slow call."""
 
+WHAT_STOPS_A_START = (RepositoryError, ListenError, AccessError)
+"""What the person who started it has to mend."""
+
 
 class LoadingStopped(BaseException):
     """Ends a load that nobody wants any more; no ``Exception``, which would count as the model's failure."""
@@ -36,16 +40,8 @@ class LoadingStopped(BaseException):
 async def serve(gateway: Gateway, say: Callable[[str], None]) -> int:
     """The whole life of the process; its exit code."""
     stop, force = watch_signals()
-    loop = asyncio.get_running_loop()
-
-    def tell(progress: Progress) -> None:
-        if stop.is_set():  # between two steps of a load, on the loading thread
-            raise LoadingStopped
-        if line := describe(progress):
-            loop.call_soon_threadsafe(say, line)
-
     try:
-        repository = await gateway.load(tell)
+        repository = await gateway.load(reporter(stop, say))
         await asyncio.sleep(0)
         for line in untried(repository):
             say(line)
@@ -56,9 +52,9 @@ async def serve(gateway: Gateway, say: Callable[[str], None]) -> int:
     except LoadingStopped:
         say(STOPPED_WHILE_LOADING)
         return 0
-    except (RepositoryError, ListenError, AccessError) as error:
+    except WHAT_STOPS_A_START as error:
         print(f"headrace: {error}", file=sys.stderr)
-        return 2
+        return WRONG_START
     calm_garbage_collection()
     share_the_interpreter()
     announce(gateway.addresses, gateway.serving.table.statuses, say)
@@ -69,6 +65,19 @@ async def serve(gateway: Gateway, say: Callable[[str], None]) -> int:
     if not gateway.idle:
         end_now(0)
     return 0
+
+
+def reporter(stop: asyncio.Event, say: Callable[[str], None]) -> Callable[[Progress], None]:
+    """For the loading thread: has its progress said on the loop, and ends the load once ``stop`` is set."""
+    loop = asyncio.get_running_loop()
+
+    def tell(progress: Progress) -> None:
+        if stop.is_set():  # between two steps of a load
+            raise LoadingStopped
+        if line := describe(progress):
+            loop.call_soon_threadsafe(say, line)
+
+    return tell
 
 
 def end_now(code: int) -> NoReturn:

@@ -114,7 +114,7 @@ class Serving:
         self.table.statuses = tuple(statuses)
 
     def statistics(self) -> list[VersionStatistics]:
-        """Of every version that was served since the start."""
+        """Of every version that is served, and of retired ones until their last caller has left."""
         return self.metrics.statistics(time.time() - self._clock())
 
     def _open(self, model: LoadedModel) -> ServableVersion:

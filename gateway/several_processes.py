@@ -14,6 +14,7 @@ from gateway.terminal import (
     STOPPED,
     STOPPED_WHILE_LOADING,
     STOPPING,
+    WRONG_START,
     announce,
     watch_signals,
 )
@@ -35,11 +36,11 @@ async def serve(gateway: SupervisedGateway, say: Callable[[str], None]) -> int:
         index = starting.result()
     except (ListenError, AccessError) as error:
         print(f"headrace: {error}", file=sys.stderr)
-        return 2
+        return WRONG_START
     except StartError as error:
         await gateway.abandon()
         print(f"headrace: {error}", file=sys.stderr)
-        return 2
+        return WRONG_START
     announce(gateway.addresses, index, say)
     await stop.wait()
     say(STOPPING)

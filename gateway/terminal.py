@@ -1,4 +1,4 @@
-"""What every way of running the gateway shares towards the person who started it: signals, and what is printed."""
+"""What every way of running the gateway shares towards the person who started it: signals, lines, the exit code."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from gateway.messages import ModelStatus
 
+WRONG_START = 2
+"""Exit code of a process that could not use its settings or its models."""
 NOT_LOADED = "not loaded"
 """The reason that the index gives for what nobody has asked to load."""
 STOPPED_WHILE_LOADING = "stopped while loading"

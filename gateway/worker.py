@@ -12,34 +12,32 @@ import logging
 import signal
 import socket
 import sys
+from functools import partial
 from typing import Any
 
 import msgspec
 import uvloop
 
-from backends.errors import RepositoryError
-from backends.manager import Progress
-from foundation.access import AccessError
 from gateway.app import Gateway
-from gateway.edge.listeners import ListenError
 from gateway.errors import ErrorCode, HeadraceError
 from gateway.one_process import (
+    WHAT_STOPS_A_START,
     LoadingStopped,
     calm_garbage_collection,
-    describe,
     end_now,
+    reporter,
     share_the_interpreter,
     untried,
 )
 from gateway.settings import GatewaySettings
 from gateway.supervisor.channel import Channel, ChannelClosedError
-from gateway.supervisor.merge import families_of, plain
+from gateway.supervisor.merge import families_of
 from gateway.supervisor.remote_control import RemoteControl
 from gateway.telemetry.logs import configure
+from gateway.terminal import STOPPED_WHILE_LOADING, WRONG_START
 
 logger = logging.getLogger("headrace.worker")
 
-WRONG_START = 2
 LAST_WORDS_S = 0.2
 """From a failed load to the end of the process, unless the supervisor ends it before."""
 
@@ -89,7 +87,7 @@ class Worker:
         )
         assert self._hand is not None
         self._loop.remove_reader(self._hand.fileno())
-        self._channel.tell("metrics", plain(families_of(gateway.registry)))
+        self._channel.tell("metrics", families_of(gateway.registry))
         with contextlib.suppress(ChannelClosedError, TimeoutError, HeadraceError):
             await self._channel.call("stopped", clean, timeout_s=1.0)
         if not gateway.idle:
@@ -122,7 +120,7 @@ class Worker:
             share_the_interpreter()
             return gateway.addresses
         if method == "metrics":
-            return plain(families_of(gateway.registry))
+            return families_of(gateway.registry)
         if method == "snapshot":
             return gateway.snapshot()
         if method == "ready":
@@ -132,9 +130,9 @@ class Worker:
     async def _repository(self, gateway: Gateway, method: str, value: Any) -> Any:
         repository = gateway.local_control
         if method == "index":
-            return msgspec.to_builtins(await repository.index())
+            return await repository.index()
         if method == "statistics":
-            return msgspec.to_builtins(await repository.statistics(*value))
+            return await repository.statistics(*value)
         if method == "prepare_load":
             return await repository.prepare_load(value)
         if method == "prepare_refresh":
@@ -161,19 +159,13 @@ class Worker:
             control=RemoteControl(self._channel),
         )
         self._hand = socket.socket(fileno=boot["hand"])
-
-        def tell(progress: Progress) -> None:
-            if self._stop.is_set():  # between two steps of a load, on the loading thread
-                raise LoadingStopped
-            if line := describe(progress):
-                self._loop.call_soon_threadsafe(self._channel.tell, "say", line)
-
+        say = partial(self._channel.tell, "say")
         self._is_loading = True
         try:
-            repository = await gateway.load(tell, serve=boot["serve"])
+            repository = await gateway.load(reporter(self._stop, say), serve=boot["serve"])
         except LoadingStopped:
-            raise HeadraceError(ErrorCode.NOT_READY, "stopped while loading") from None
-        except (RepositoryError, ListenError, AccessError) as error:
+            raise HeadraceError(ErrorCode.NOT_READY, STOPPED_WHILE_LOADING) from None
+        except WHAT_STOPS_A_START as error:
             self._exit_code = WRONG_START
             self._loop.call_later(
                 LAST_WORDS_S, self._stop.set
@@ -182,7 +174,7 @@ class Worker:
         finally:
             self._is_loading = False
         for line in untried(repository):
-            self._channel.tell("say", line)
+            say(line)
         gateway.build()
         self._gateway = gateway
 

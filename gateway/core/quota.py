@@ -72,11 +72,6 @@ class TokenBucket:
             return 0.0
         return (1 - self._tokens) / self._rate_per_s
 
-    @property
-    def tokens(self) -> float:
-        """What was left after the last ``take``."""
-        return self._tokens
-
     def __repr__(self) -> str:
         return f"TokenBucket({self._tokens:.3g}/{self._burst:g}, {self._rate_per_s:g}/s)"
 

@@ -13,6 +13,8 @@ from math import inf, log, log1p
 
 import msgspec
 
+from gateway.core.quota import TokenBucket
+
 SMALLEST_RATIO = 1e-12
 """Less counts as nothing."""
 
@@ -28,21 +30,13 @@ class TraceParent(msgspec.Struct, frozen=True):
 
     trace_id: int
     span_id: int
-    sampled: bool
 
 
-NO_PARENT = TraceParent(0, 0, True)
-
-
-def parse_traceparent(header: bytes) -> TraceParent | None:
-    """The header's meaning; None for one that says nothing valid, which counts as absent."""
-    match = _match(header)
-    if match is None:
-        return None
-    return TraceParent(int(match[1], 16), int(match[2], 16), match[3][0] in _SAMPLED)
+NO_PARENT = TraceParent(0, 0)
 
 
 def _match(header: bytes) -> re.Match[bytes] | None:
+    """The header's parts; None for one that says nothing valid, which counts as absent."""
     match = _TRACEPARENT.fullmatch(header)
     if match is not None and match[4] is not None and header.startswith(b"00"):
         return None  # only later versions may say more
@@ -52,25 +46,14 @@ def _match(header: bytes) -> re.Match[bytes] | None:
 class Sampler:
     """Says for each call whether it is traced."""
 
-    __slots__ = (
-        "_allowance",
-        "_draw",
-        "_last_s",
-        "_left",
-        "_max_per_s",
-        "_ratio",
-        "over_limit",
-        "taken",
-    )
+    __slots__ = ("_bucket", "_draw", "_left", "_ratio", "over_limit", "taken")
 
     def __init__(self, ratio: float, max_per_s: float, draw: Callable[[], float]) -> None:
         """``ratio`` of the calls without a parent, at most ``max_per_s`` in all; ``draw`` gives numbers in [0, 1)."""
         self._ratio = ratio
-        self._max_per_s = max_per_s
         self._draw = draw
         self._left = self._gap()
-        self._allowance = max(1.0, max_per_s) if max_per_s else 0.0
-        self._last_s = inf
+        self._bucket = TokenBucket(max_per_s, max(1.0, max_per_s), 0.0) if max_per_s else None
         self.taken = 0
         self.over_limit = 0
         """Calls that were to be traced and were not, for the ceiling's sake."""
@@ -82,7 +65,7 @@ class Sampler:
             if match is not None:
                 if match[3][0] not in _SAMPLED or not self._is_allowed(now):
                     return None
-                return TraceParent(int(match[1], 16), int(match[2], 16), True)
+                return TraceParent(int(match[1], 16), int(match[2], 16))
         self._left -= 1.0
         if self._left >= 0.0:
             return None
@@ -98,13 +81,8 @@ class Sampler:
         return log(1.0 - self._draw()) // log1p(-self._ratio)
 
     def _is_allowed(self, now: float) -> bool:
-        if now > self._last_s:
-            grown = self._allowance + self._max_per_s * (now - self._last_s)
-            self._allowance = min(max(1.0, self._max_per_s), grown)
-        self._last_s = now
-        if self._allowance < 1.0:
+        if self._bucket is None or self._bucket.take(now):
             self.over_limit += 1
             return False
-        self._allowance -= 1.0
         self.taken += 1
         return True

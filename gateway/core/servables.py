@@ -18,7 +18,7 @@ from math import inf
 from typing import Any
 
 from backends.signature import Signature, Tensor
-from gateway.errors import ErrorCode, HeadraceError
+from gateway.errors import ErrorCode, HeadraceError, unknown_model
 from gateway.messages import ModelStatus
 
 
@@ -162,9 +162,7 @@ class ServableTable:
     def _why_not(self, model: str, version: str) -> HeadraceError:
         known = [one for one in self.statuses if one.name == model]
         if not known:
-            return HeadraceError(
-                ErrorCode.NOT_FOUND, f"unknown model '{model}': it is not in the repository"
-            )
+            return unknown_model(model)
         failed = [one for one in known if one.state != "READY" and version in ("", one.version)]
         if failed:
             return HeadraceError(

@@ -1,6 +1,6 @@
 """The reference front: the same gRPC service on grpcio, behind ``grpc.server = "grpcio"``.
 
-For comparing our own front with the usual one, and for whoever trusts it more; it costs about twenty times the CPU.
+For comparing our own front with the usual one, and for whoever trusts it more; it costs many times the CPU.
 grpcio decides everything about HTTP/2. What a call is, the same classes decide that serve our own front; to them a
 ``_Line`` plays the connection. It must never answer differently, but where grpcio leaves no choice:
 

@@ -23,9 +23,6 @@ from gateway.errors import invalid
 Buffer: TypeAlias = bytes | memoryview
 """Bytes of a request: a whole body, or a view of one."""
 
-MAX_ELEMENT_BYTES = 2**32 - 1
-"""The longest BYTES element that its 4-byte length can announce."""
-
 _read_length = struct.Struct("<I").unpack_from
 _write_length = struct.Struct("<I").pack
 

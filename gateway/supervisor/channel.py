@@ -25,7 +25,7 @@ MAX_CALLS_AT_ONCE = 256
 """That the peer may have running here."""
 
 Handler = Callable[[str, Any], Awaitable[Any]]
-"""(method, parameters) → result; both plain values that JSON can carry."""
+"""(method, parameters) → result: anything that msgspec writes as JSON. The peer gets plain values."""
 
 
 class ChannelClosedError(Exception):

@@ -24,7 +24,7 @@ from backends.repository import (
     scan_repository,
 )
 from gateway.core.statistics import VersionStatistics
-from gateway.errors import ErrorCode, HeadraceError, invalid
+from gateway.errors import ErrorCode, HeadraceError, invalid, unknown_model
 from gateway.messages import ModelStatus
 from gateway.settings import RepositorySettings
 from gateway.supervisor.control_mode import refuse_unless_explicit
@@ -187,9 +187,7 @@ class LocalControl:
         if not versions:
             if any(status.name == model for status in statuses_of(self._state)):
                 return  # it is not served: so be it
-            raise HeadraceError(
-                ErrorCode.NOT_FOUND, f"unknown model '{model}': it is not in the repository"
-            )
+            raise unknown_model(model)
         await self._drop([(model, version) for version in versions])
 
     async def _drop(self, leaving: Collection[tuple[str, str]]) -> None:
@@ -250,9 +248,7 @@ class LocalControl:
         except RepositoryError as error:
             raise HeadraceError(ErrorCode.NOT_READY, str(error)) from None
         if model is None and not problems:
-            raise HeadraceError(
-                ErrorCode.NOT_FOUND, f"unknown model '{name}': it is not in the repository"
-            )
+            raise unknown_model(name)
         desired = self._state.desired.with_model(name, model, problems)
         prepared = self._attempt(desired, changes(desired, self._state, only=(name,)))
         whole = [one for one in problems if not prepared.arriving or not one.version]
@@ -263,40 +259,25 @@ class LocalControl:
         return self._attempt(self._look, changes(self._look, self._state, before=before))
 
     def _attempt(self, desired: Desired, wanted: Changes) -> _Prepared:
-        state = self._state.with_desired(desired)
-        arriving: list[LoadedModel] = []
-        failed: list[Problem] = []
-        for key in wanted.load:
-            model = desired.find(key.name)
-            version = model.find(key.version) if model is not None else None
-            assert model is not None, key
-            assert version is not None, key
-            outcome = self._loader.attempt(model, version, _log_stage(key))
-            state = state.with_outcome(outcome)
-            if isinstance(outcome, Problem):
-                failed.append(outcome)
-            else:
-                arriving.append(outcome)
-        bad = {one.name for one in failed}
+        outcomes = (self._attempt_one(desired, key) for key in wanted.load)
+        prepared = _gather(self._state.with_desired(desired), outcomes)
+        bad = {one.name for one in prepared.failed}
         leaving = [(key.name, key.version) for key in wanted.unload if key.name not in bad]
+        state = prepared.state
         for name, number in leaving:
             state = state.without(name, number)
-        return _Prepared(state, tuple(arriving), tuple(leaving), tuple(failed))
+        return prepared._replace(state=state, leaving=tuple(leaving))
+
+    def _attempt_one(self, desired: Desired, key: VersionKey) -> LoadedModel | Problem:
+        model = desired.find(key.name)
+        version = model.find(key.version) if model is not None else None
+        assert model is not None, key
+        assert version is not None, key
+        return self._loader.attempt(model, version, _log_stage(key))
 
     def _prepare_exactly(self, versions: list[tuple[str, str]]) -> _Prepared:
-        state = self._state
-        arriving: list[LoadedModel] = []
-        failed: list[Problem] = []
-        for name, version in versions:
-            outcome = self._attempt_exactly(name, version)
-            if outcome is None:
-                continue
-            state = state.with_outcome(outcome)
-            if isinstance(outcome, Problem):
-                failed.append(outcome)
-            else:
-                arriving.append(outcome)
-        return _Prepared(state, tuple(arriving), (), tuple(failed))
+        outcomes = (self._attempt_exactly(name, version) for name, version in versions)
+        return _gather(self._state, (one for one in outcomes if one is not None))
 
     def _attempt_exactly(self, name: str, version: str) -> LoadedModel | Problem | None:
         """A version that the policy need not want any more; None when what is served of it must stay."""
@@ -316,6 +297,19 @@ class LocalControl:
     def _show(self, state: RepositoryState) -> None:
         self._state = state
         self._swapper.set_statuses(statuses_of(state))
+
+
+def _gather(state: RepositoryState, outcomes: Iterable[LoadedModel | Problem]) -> _Prepared:
+    """What comes of loading, one after the other."""
+    arriving: list[LoadedModel] = []
+    failed: list[Problem] = []
+    for outcome in outcomes:
+        state = state.with_outcome(outcome)
+        if isinstance(outcome, Problem):
+            failed.append(outcome)
+        else:
+            arriving.append(outcome)
+    return _Prepared(state, tuple(arriving), (), tuple(failed))
 
 
 def statuses_of(state: RepositoryState) -> list[ModelStatus]:

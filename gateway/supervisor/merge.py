@@ -7,7 +7,7 @@ a value: what a dead worker had counted is added from its last report.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 from prometheus_client.core import Metric
@@ -48,7 +48,7 @@ def families_of(collector: Collector) -> list[Family]:
 
 
 def merge_families(
-    workers: Sequence[tuple[str, list[Family]]], departed: Sequence[list[Family]] = ()
+    workers: Iterable[tuple[str, list[Family]]], departed: Iterable[Family] = ()
 ) -> list[Family]:
     """Metrics of the instance, from (worker's name, its families); ``departed`` are last words of the dead.
 
@@ -58,10 +58,9 @@ def merge_families(
     for worker, families in workers:
         for family in families:
             _add(merged, family, worker)
-    for families in departed:
-        for family in families:
-            if family.kind in SUMMED and not family.name.startswith(OF_THE_PROCESS):
-                _add(merged, family, "")
+    for family in departed:
+        if family.kind in SUMMED and not family.name.startswith(OF_THE_PROCESS):
+            _add(merged, family, "")
     return [
         Family(
             family.name,
@@ -88,13 +87,6 @@ def _add(
             samples[key] = min(samples[key], value)
         else:
             samples[key] += value
-
-
-def squash(departed: list[list[Family]]) -> list[list[Family]]:
-    """The last words of many dead workers as those of one, so that they do not pile up."""
-    if len(departed) < 2:
-        return departed
-    return [merge_families([("", families) for families in departed])]
 
 
 class Families(Collector):
@@ -137,8 +129,3 @@ def merge_ready(answers: Sequence[tuple[bool, str]]) -> tuple[bool, str]:
         if is_ready:
             return True, why
     return answers[0] if answers else (False, "no worker is running")
-
-
-def plain(families: list[Family]) -> Any:
-    """Families as plain values for the control socket."""
-    return msgspec.to_builtins(families)

@@ -49,25 +49,24 @@ class Orphanage:
         """The seat has a worker again, or is given up."""
         for listener in taken.listeners.values():
             if listener.fileno() in self._watched:
-                self._watched.discard(listener.fileno())
-                self._loop.remove_reader(listener.fileno())
+                self._unwatch(listener)
+
+    def _unwatch(self, listener: socket.socket) -> None:
+        self._watched.discard(listener.fileno())
+        self._loop.remove_reader(listener.fileno())
 
     def _accept(self, protocol: str, listener: socket.socket) -> None:
         takers = self._takers()
         if not takers:
             # Nobody could take them: they wait in the kernel, for the next worker.
-            self._watched.discard(listener.fileno())
-            self._loop.remove_reader(listener.fileno())
+            self._unwatch(listener)
             return
         for _ in range(ACCEPT_AT_ONCE):
             try:
                 accepted, _ = listener.accept()
             except OSError as error:
-                if (
-                    error.errno == errno.EINVAL
-                ):  # grpcio's: it only holds the port, and never listens
-                    self._watched.discard(listener.fileno())
-                    self._loop.remove_reader(listener.fileno())
+                if error.errno == errno.EINVAL:
+                    self._unwatch(listener)  # grpcio's: it only holds the port, and never listens
                 return
             if not self._hand_on(protocol, accepted, takers):
                 self._pause(protocol, listener, accepted)

@@ -29,7 +29,6 @@ from gateway.supervisor.merge import (
     merge_families,
     merge_indexes,
     merge_ready,
-    squash,
 )
 from gateway.supervisor.orphans import Orphanage
 from gateway.supervisor.seat import LOAD_TIMEOUT_S, Seat
@@ -55,7 +54,7 @@ class Spokesman:
         self._settings = settings
         self._version = version
         self._started_s = time.monotonic()
-        self._departed: list[list[Family]] = []
+        self._departed: list[Family] = []
         self._changes = InTurn()
         self.change = self._changes.lock
         """Held while what is served changes, and while a worker catches up."""
@@ -68,7 +67,7 @@ class Spokesman:
     def bury(self, seat: Seat) -> None:
         """The seat's worker has died: what it had counted stays."""
         if seat.families:
-            self._departed = squash([*self._departed, seat.families])
+            self._departed = merge_families((), [*self._departed, *seat.families])
 
     async def listen(self, seat: Seat) -> None:
         """Get a worker's metrics; one that does not answer is killed."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -16,17 +17,16 @@ import msgspec
 from gateway.errors import ErrorCode, HeadraceError
 from gateway.messages import ModelStatus
 from gateway.settings import GatewaySettings
-from gateway.supervisor.channel import ChannelClosedError
+from gateway.supervisor.channel import ChannelClosedError, Handler
 from gateway.supervisor.merge import Family
 from gateway.supervisor.orphans import Orphanage
 from gateway.supervisor.seat import END_MARGIN_S, LOAD_TIMEOUT_S, Listeners, Seat
 from gateway.supervisor.spokesman import Spokesman
+from gateway.terminal import WRONG_START
 
 logger = logging.getLogger("headrace.supervisor")
 
 HEARTBEAT_S = 2.0
-WRONG_START = 2
-"""Exit code of a worker that could not use its settings or its models."""
 
 
 class StartError(Exception):
@@ -55,9 +55,13 @@ class Supervisor:
         self._opened = [asyncio.Event() for _ in self.seats]
         self._rounds: list[asyncio.Task[None]] = []
         self.spokesman = Spokesman(self.seats, self._orphans, settings, version)
-        self.stopping = False
         self._end = asyncio.Event()
         self.was_clean = True
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the end has begun: nobody is started any more."""
+        return self._end.is_set()
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -118,7 +122,7 @@ class Supervisor:
     async def _live(self, seat: Seat) -> int:
         """One life of a worker, from its start to its exit code."""
         boot = {
-            "settings": msgspec.to_builtins(self._settings),
+            "settings": self._settings,
             "version": self._version,
             "serve": self.spokesman.served,
         }
@@ -179,7 +183,7 @@ class Supervisor:
 
     async def stop(self, force: asyncio.Event) -> bool:
         """Every worker drains; True when all calls inside were answered. ``force`` skips the waiting."""
-        self.stopping = self.spokesman.stopping = True
+        self.spokesman.stopping = True
         self._end.set()
         for task in self._rounds:
             task.cancel()
@@ -204,7 +208,7 @@ class Supervisor:
 
     async def abandon(self) -> None:
         """Nobody was served yet: end every worker without ceremony."""
-        self.stopping = self.spokesman.stopping = True
+        self.spokesman.stopping = True
         self._end.set()
         for seat in self.seats:
             seat.kill()
@@ -221,11 +225,8 @@ class Supervisor:
 
     # -- what workers say -------------------------------------------------------------------------
 
-    def _handler(self, index: int) -> Callable[[str, Any], Awaitable[Any]]:
-        async def handle(method: str, value: Any) -> Any:
-            return await self._hear(index, method, value)
-
-        return handle
+    def _handler(self, index: int) -> Handler:
+        return partial(self._hear, index)
 
     async def _hear(self, index: int, method: str, value: Any) -> Any:
         if method == "say":
@@ -241,13 +242,13 @@ class Supervisor:
         elif method == "metrics":
             self.seats[index].families = msgspec.convert(value, list[Family])
         elif method == "repository_index":
-            return msgspec.to_builtins(await self.spokesman.index())
+            return await self.spokesman.index()
         elif method == "repository_load":
             await self.spokesman.load(value)
         elif method == "repository_unload":
             await self.spokesman.unload(value)
         elif method == "statistics":
-            return msgspec.to_builtins(await self.spokesman.statistics(*value))
+            return await self.spokesman.statistics(*value)
         else:
             raise HeadraceError(ErrorCode.UNIMPLEMENTED, f"no such control call: {method}")
         return None

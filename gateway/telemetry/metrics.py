@@ -45,7 +45,6 @@ class LaneMetrics:
         "duration_s",
         "infer_total_s",
         "labels",
-        "lanes",
         "last_ended_s",
         "late_answers",
         "queue_age_s",
@@ -65,8 +64,6 @@ class LaneMetrics:
         self.batches: Counter[tuple[str, str]] = Counter()
         self.shed_reasons: Counter[str] = Counter()
         self.late_answers = 0
-        self.lanes = 0
-        """How many lanes report here: two while a reloaded version takes the place of its older self."""
         self.last_ended_s: float | None = None
         self.infer_total_s = 0.0
         """Runs of batches, each counted once for every request that it answered."""
@@ -184,7 +181,8 @@ class Metrics(Collector):
     def __init__(self, admission: Admission, *, measure_lanes: bool = True) -> None:
         """Without ``measure_lanes`` there is nothing about models; the fronts' counts cost less than not counting."""
         self._measure_lanes = measure_lanes
-        self._unmeasured: Counter[tuple[str, str]] = Counter()
+        self._open_lanes: Counter[tuple[str, str]] = Counter()
+        """Of each version: two while a reloaded one takes the place of its older self."""
         self._lanes: dict[tuple[str, str], LaneMetrics] = {}
         self._retired: OrderedDict[tuple[str, str], None] = OrderedDict()
         self.fronts = FrontMetrics()
@@ -196,26 +194,23 @@ class Metrics(Collector):
     def lane(self, model: str, version: str) -> LaneMetrics | NullLaneMetrics:
         """The meters of a new lane: those of the version's earlier lane, if it had one."""
         key = (model, version)
+        self._open_lanes[key] += 1
         if not self._measure_lanes:
-            self._unmeasured[key] += 1
             return NullLaneMetrics()
         lane = self._lanes.get(key)
         if lane is None:
             self._lanes[key] = lane = LaneMetrics(model, version)
         self._retired.pop(key, None)
-        lane.lanes += 1
         return lane
 
     def retire(self, model: str, version: str) -> None:
         """A lane of this version is gone; its counters stay, among those of the last versions that went."""
         key = (model, version)
-        if not self._measure_lanes:
-            self._unmeasured[key] -= 1
-            self._unmeasured += Counter()  # forgets those that came to nothing
+        self._open_lanes[key] -= 1
+        if self._open_lanes[key]:
             return
-        lane = self._lanes[key]
-        lane.lanes -= 1
-        if lane.lanes:
+        del self._open_lanes[key]
+        if not self._measure_lanes:
             return
         self._retired[key] = None
         if len(self._retired) > MAX_RETIRED_VERSIONS:
@@ -228,10 +223,14 @@ class Metrics(Collector):
         return list(self._lanes.values())
 
     def statistics(self, wall_offset_s: float) -> list[VersionStatistics]:
-        """What the versions that are served now have done; the offset: wall clock minus monotonic clock."""
+        """What the versions that have a lane now have done; the offset: wall clock minus monotonic clock."""
         if not self._measure_lanes:
-            return [VersionStatistics(*key) for key in self._unmeasured]
-        return [lane.statistics(wall_offset_s) for lane in self._lanes.values() if lane.lanes]
+            return [VersionStatistics(*key) for key in self._open_lanes]
+        return [
+            lane.statistics(wall_offset_s)
+            for key, lane in self._lanes.items()
+            if key in self._open_lanes
+        ]
 
     def gauge(self, name: str, text: str, labels: tuple[str, ...], read: GaugeReader) -> None:
         """A value that is read when somebody scrapes."""

@@ -32,11 +32,9 @@ EXPORT_TIMEOUT_S = 5.0
 
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _UNSET = Status(StatusCode.UNSET)
-_CALLERS_FAULT = frozenset(
+_OUR_FAULT = frozenset(
     code.value
-    for code in ErrorCode
-    if code
-    not in (
+    for code in (
         ErrorCode.UNIMPLEMENTED,
         ErrorCode.NOT_READY,
         ErrorCode.OVERLOADED,
@@ -44,7 +42,7 @@ _CALLERS_FAULT = frozenset(
         ErrorCode.INTERNAL,
     )
 )
-"""Outcomes that are no error of the server's, as OpenTelemetry's conventions see it."""
+"""Outcomes that are the server's errors, as OpenTelemetry's conventions see it."""
 
 Attributes = dict[str, str | int | float]
 
@@ -184,6 +182,6 @@ def _batch(trace: Trace) -> Attributes:
 
 
 def _status(trace: Trace) -> Status:
-    if trace.outcome == "ok" or trace.outcome in _CALLERS_FAULT:
-        return _UNSET
-    return Status(StatusCode.ERROR, trace.message)
+    if trace.outcome in _OUR_FAULT:
+        return Status(StatusCode.ERROR, trace.message)
+    return _UNSET

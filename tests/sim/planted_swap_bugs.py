@@ -5,7 +5,7 @@ As in ``planted_bugs.py``: each is one small change, with the words of a complai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -234,7 +234,7 @@ def the_dead_are_not_counted(patch: pytest.MonkeyPatch) -> None:
     merge = merge_families
 
     def living_only(
-        workers: Sequence[tuple[str, list[Family]]], departed: Sequence[list[Family]] = ()
+        workers: Iterable[tuple[str, list[Family]]], departed: Iterable[Family] = ()
     ) -> list[Family]:
         return merge(workers)
 

@@ -19,7 +19,7 @@ from gateway.pipeline.lane import Worker
 from gateway.serving import Serving
 from gateway.settings import GatewaySettings, RepositorySettings
 from gateway.supervisor.local_control import LocalControl, statuses_of
-from gateway.supervisor.merge import families_of, plain
+from gateway.supervisor.merge import families_of
 from tests.sim.asyncio_view import AsyncioView
 from tests.sim.client import SimCall
 from tests.sim.day_book import DayBook
@@ -152,7 +152,7 @@ class Process:
     # -- control ----------------------------------------------------------------------------------
 
     async def answer(self, method: str, value: Any) -> Any:
-        """A call over the control socket."""
+        """A call over the control socket, which makes plain values of structs."""
         if method == "load":
             names = None if value["serve"] is None else set(value["serve"])
             return await self.view.run_in_executor(None, self.load, names)
@@ -162,7 +162,7 @@ class Process:
         if method == "index":
             return msgspec.to_builtins(await control.index())
         if method == "metrics":
-            return plain(families_of(self.serving.metrics))
+            return msgspec.to_builtins(families_of(self.serving.metrics))
         if method == "prepare_load":
             return await control.prepare_load(value)
         if method == "commit":

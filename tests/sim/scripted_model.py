@@ -128,7 +128,5 @@ def load(plan: ModelPlan, backend: ScriptedModel, fingerprint: str = "") -> Load
         batchability=Batchability(plan.max_batch_size if plan.batched else 0, "as planned"),
         warmup_timings=timings,
         warmup_problem="",
-        sha256="",
-        load_seconds=0.0,
         fingerprint=fingerprint,
     )

@@ -44,8 +44,6 @@ def loaded(name: str, version: str, fingerprint: str) -> LoadedModel:
         batchability=Batchability(0, ""),
         warmup_timings=(),
         warmup_problem="",
-        sha256="",
-        load_seconds=0.0,
         fingerprint=fingerprint,
     )
 

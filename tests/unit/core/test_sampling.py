@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.sampling import NO_PARENT, Sampler, TraceParent, parse_traceparent
+from gateway.core.sampling import NO_PARENT, Sampler, TraceParent
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{SPAN}-01".encode(), f"00-{TRACE}-{SPAN}-00".encode()
-PARENT = TraceParent(int(TRACE, 16), int(SPAN, 16), True)
+PARENT = TraceParent(int(TRACE, 16), int(SPAN, 16))
 
 
 def sampler(
@@ -30,21 +30,17 @@ def picked(one: Sampler, calls: int, traceparent: bytes = b"", now: float = 1.0)
 
 
 def test_a_parent_is_read() -> None:
-    assert parse_traceparent(SAMPLED) == PARENT
-    unsampled = parse_traceparent(UNSAMPLED)
-    assert unsampled is not None
-    assert not unsampled.sampled
+    assert sampler(1.0).choose(SAMPLED, 0.0) == PARENT
+    assert sampler(1.0).choose(UNSAMPLED, 0.0) is None  # unread, it would count as absent
 
 
 @pytest.mark.parametrize("flags", ["03", "ff", "81"])
 def test_only_one_bit_of_the_flags_means_sampled(flags: str) -> None:
-    parent = parse_traceparent(f"00-{TRACE}-{SPAN}-{flags}".encode())
-    assert parent is not None
-    assert parent.sampled
+    assert sampler(0.0).choose(f"00-{TRACE}-{SPAN}-{flags}".encode(), 0.0) == PARENT
 
 
 def test_a_later_version_may_say_more() -> None:
-    assert parse_traceparent(b"cc" + SAMPLED[2:] + b"-what-comes") == PARENT
+    assert sampler(0.0).choose(b"cc" + SAMPLED[2:] + b"-what-comes", 0.0) == PARENT
 
 
 @pytest.mark.parametrize(
@@ -60,18 +56,20 @@ def test_a_later_version_may_say_more() -> None:
         f"00-{TRACE.upper()}-{SPAN}-01",
         f"00-{'0' * 32}-{SPAN}-01",
         f"00-{TRACE}-{'0' * 16}-01",
+        f"00-{'0' * 32}-{SPAN}-00",
+        f"00-{TRACE}-{'0' * 16}-00",
         f" 00-{TRACE}-{SPAN}-01",
         f"00-{TRACE}-{SPAN}-01,00-{TRACE}-{SPAN}-01",
     ],
 )
 def test_what_is_not_valid_counts_as_absent(header: str) -> None:
-    assert parse_traceparent(header.encode()) is None
+    assert sampler(0.0).choose(header.encode(), 0.0) is None
     assert sampler(1.0).choose(header.encode(), 0.0) == NO_PARENT
 
 
 @given(st.binary(max_size=80))
 def test_no_bytes_are_too_strange(header: bytes) -> None:
-    parent = parse_traceparent(header)
+    parent = sampler(0.0).choose(header, 0.0)
     assert parent is None or (parent.trace_id > 0 and parent.span_id > 0)
 
 

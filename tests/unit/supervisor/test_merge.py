@@ -11,7 +11,6 @@ from gateway.supervisor.merge import (
     merge_families,
     merge_indexes,
     merge_ready,
-    squash,
 )
 
 
@@ -65,7 +64,7 @@ def test_what_belongs_to_a_process_keeps_its_worker() -> None:
 
 
 def test_what_the_dead_had_counted_stays_and_what_they_held_goes() -> None:
-    merged = merge_families([("0", worker(3, 2, 1, 0.5))], [worker(40, 50, 0, 1.5)])
+    merged = merge_families([("0", worker(3, 2, 1, 0.5))], worker(40, 50, 0, 1.5))
     assert value(merged, "headrace_calls_total", outcome="ok") == 43
     assert value(merged, "headrace_s_count") == 2
     assert value(merged, "headrace_queue_requests") == 2
@@ -73,9 +72,10 @@ def test_what_the_dead_had_counted_stays_and_what_they_held_goes() -> None:
 
 
 def test_many_deaths_are_kept_as_one() -> None:
-    deaths = squash([worker(1, 1, 1, 1), worker(2, 1, 1, 1)])
-    assert len(deaths) == 1
-    deaths = squash([*deaths, worker(4, 1, 1, 1)])
+    deaths = merge_families((), [*worker(1, 1, 1, 1), *worker(2, 1, 1, 1)])
+    assert [one.name for one in deaths] == ["headrace_calls", "headrace_s"]
+    deaths = merge_families((), [*deaths, *worker(4, 1, 1, 1)])
+    assert [one.name for one in deaths] == ["headrace_calls", "headrace_s"]
     merged = merge_families([("0", worker(8, 0, 1, 0))], deaths)
     assert value(merged, "headrace_calls_total", outcome="ok") == 15
 
