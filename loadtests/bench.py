@@ -7,21 +7,19 @@ failed, nor write a result of a bench that did not run to its end.
 import argparse
 import os
 import shlex
-import signal
 import sys
 import time
 from pathlib import Path
 
 from loadtests import machine, report, rows, verdict
 from loadtests.campaign import Campaign, Plan
-from loadtests.failures import BenchError
+from loadtests.command import FAILED, NOT_KEPT, guarded
 from loadtests.options import parser
 from loadtests.progress import say, show
 from loadtests.servers import find_headrace
-from loadtests.workbench import prepare
+from loadtests.workbench import claim_cores, prepare
 
 _RESULTS = Path(__file__).with_name("results")
-FAILED, NOT_KEPT = 1, 3
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,16 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.list:
         show("\n".join(rows.NAMES))
         return 0
-    # Servers are stopped by the code that started them, so a kill has to unwind it too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        return _bench(options)
-    except BenchError as problem:
-        sys.stderr.write(f"bench: {problem}\n")
-        return FAILED
-    except KeyboardInterrupt:
-        sys.stderr.write("bench: interrupted, nothing was written\n")
-        return 130
+    return guarded("bench", lambda: _bench(options))
 
 
 def _bench(options: argparse.Namespace) -> int:
@@ -52,7 +41,7 @@ def _bench(options: argparse.Namespace) -> int:
         patience_s=options.patience,
         attempts=options.attempts,
     )
-    cores = _claim_cores(options.server_core, options.load_core)
+    cores = claim_cores(options.server_core, options.load_core)
     setting = _setting(plan, cores)
     headrace = find_headrace(options.headrace)
     bench = prepare(options.work.resolve(), headrace, options.server_core, options.load_core)
@@ -70,18 +59,6 @@ def _bench(options: argparse.Namespace) -> int:
     if results.failed:
         return FAILED
     return NOT_KEPT if options.strict and not verdict.kept(verdicts) else 0
-
-
-def _claim_cores(server_core: int, load_core: int) -> str:
-    """Checks both cores and moves the bench itself to the one of the load."""
-    usable = os.sched_getaffinity(0)
-    if server_core == load_core or not {server_core, load_core} <= usable:
-        raise BenchError(
-            f"server and load need a core each; asked for {server_core} and {load_core}, "
-            f"this process may use {sorted(usable)}"
-        )
-    os.sched_setaffinity(0, {load_core})
-    return f"Server on core {server_core}, load on core {load_core}"
 
 
 def _setting(plan: Plan, cores: str) -> report.Setting:

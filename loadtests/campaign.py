@@ -26,7 +26,6 @@ from loadtests.server_process import ServerProcess, running
 from loadtests.servers import Kind
 from loadtests.workbench import Workbench
 
-_Row = TypeVar("_Row")
 _Sample = TypeVar("_Sample", ClosedSample, OpenSample)
 
 _NOT_INSTALLED = "headrace is not installed"
@@ -63,10 +62,9 @@ class Campaign:
         if overload:
             self._check_heavy()
         for number in range(1, self._plan.rounds + 1):
-            # The order turns with each round, so that no row always follows the same one.
-            for row in _turned(closed, number):
+            for row in rows.turned(closed, number):
                 self._closed(row, number)
-            for open_row in _turned(overload, number):
+            for open_row in rows.turned(overload, number):
                 self._open(open_row, number)
         if self._wanted(rows.COLD_START, "headrace"):
             self._cold_starts()
@@ -171,8 +169,3 @@ class Campaign:
             return
         self.results.pipeline_us = figures
         say(f"{rows.PIPELINE}: {figures[pipeline_row.TOTAL]:.1f} µs per request")
-
-
-def _turned(listed: list[_Row], by: int) -> list[_Row]:
-    at = (by - 1) % len(listed) if listed else 0
-    return listed[at:] + listed[:at]

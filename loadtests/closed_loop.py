@@ -83,7 +83,7 @@ def _load(
     host, port = address
     if row.protocol == "http":
         url = f"http://{host}:{port}{json_payload.infer_path(model)}"
-        body = bench.http_body()
+        body = bench.http_body(model)
         return wrk.load(bench.wrk, url, body, row.connections, seconds, bench.load_core)
     return h2load.load(
         bench.h2load,

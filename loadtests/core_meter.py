@@ -31,7 +31,7 @@ class CoreMeter:
     def __init__(self, server: ServerProcess, server_core: int, load_core: int) -> None:
         self._server = server
         self._cores = (server_core, load_core)
-        self._used = [_used(core) for core in self._cores]
+        self._used = [process_tree.core_time(core).used for core in self._cores]
         self._load = _load_generators()
         self._clock = time.perf_counter()
         self._cpu = server.cpu_seconds()
@@ -41,14 +41,12 @@ class CoreMeter:
         server_s = self._server.cpu_seconds() - self._cpu
         wall = time.perf_counter() - self._clock
         known = (server_s, _load_generators() - self._load)
-        used = (_used(core) - before for core, before in zip(self._cores, self._used, strict=True))
+        used = (
+            process_tree.core_time(core).used - before
+            for core, before in zip(self._cores, self._used, strict=True)
+        )
         foreign = max(all_of_it - ours for all_of_it, ours in zip(used, known, strict=True))
         return CoreUse(server_s, max(0.0, foreign / wall))
-
-
-def _used(core: int) -> float:
-    now = process_tree.core_time(core)
-    return now.busy + now.stolen
 
 
 def _load_generators() -> float:

@@ -3,7 +3,7 @@
 It must never show a row whose load met errors as if it had figures.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from loadtests import rows
 from loadtests.measured import ClosedSample, OpenSample, Results, median
@@ -36,6 +36,17 @@ def table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     rule = ["---"] * len(heads)
     return "\n".join(f"| {' | '.join(line)} |" for line in (heads, rule, *lines))
+
+
+def facts_table(facts: Mapping[str, str]) -> str:
+    """A line for each fact about a bench."""
+    return table(["what", "value"], facts.items())
+
+
+def reasons_table(reasons: Mapping[str, str]) -> str:
+    """A line for each row without figures; a reason may be as long as a server's last words."""
+    lines = ((row, why.strip().replace("\n", " ")[:300]) for row, why in reasons.items())
+    return table(["row", "why"], lines)
 
 
 def closed(results: Results) -> str:

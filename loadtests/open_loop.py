@@ -4,12 +4,16 @@ The capacity is measured again afterwards, on the same server. It must never tak
 expired requests for errors, nor any other error for one of those.
 """
 
-import subprocess
-import sys
-
 import msgspec
 
-from loadtests import closed_loop, models, probe, server_metrics
+from loadtests import (
+    client_process,
+    closed_loop,
+    models,
+    open_loop_client,
+    probe,
+    server_metrics,
+)
 from loadtests.core_meter import CoreMeter
 from loadtests.failures import RowError
 from loadtests.measured import OpenSample
@@ -85,18 +89,9 @@ def _overload(
         "deadline-ms": DEADLINE_MS,
         "connections": row.connections,
     }
-    command = ["taskset", "--cpu-list", str(bench.load_core), sys.executable, "-m"]
-    command += ["loadtests.open_loop_client", *(f"--{k}={v}" for k, v in options.items())]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=seconds + 60, check=False
-        )
-    except subprocess.TimeoutExpired as late:
-        raise RowError("the open-loop client did not end") from late
-    server.check_alive()
-    if done.returncode:
-        raise RowError(f"the open-loop client failed:\n{done.stderr[-2000:]}")
-    return msgspec.json.decode(done.stdout, type=OpenLoopReport)
+    line = client_process.command(bench.load_core, open_loop_client.__name__, options)
+    said = client_process.printed("the open-loop client", line, server, seconds)
+    return msgspec.json.decode(said, type=OpenLoopReport)
 
 
 def _grown(before: float | None, after: float | None) -> float | None:

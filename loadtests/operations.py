@@ -7,11 +7,9 @@ is not kept, nor run two servers at once.
 import argparse
 import os
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable
-from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -26,18 +24,20 @@ from loadtests import (
     quiet,
     telemetry_cost,
 )
+from loadtests.command import FAILED, NOT_KEPT, guarded
 from loadtests.failures import BenchError
 from loadtests.operations_kill import KillSample
 from loadtests.operations_stream import StreamSample
 from loadtests.operations_swap import SwapSample
 from loadtests.operations_verdict import FRONTS, NAMES, STREAM, TELEMETRY, Results, judge
 from loadtests.operations_workers import WorkersSample
+from loadtests.options import add_place
 from loadtests.progress import say, show
 from loadtests.report import verdict_table
+from loadtests.rows import select, turned
 from loadtests.servers import find_headrace
-from loadtests.workbench import Workbench, prepare
+from loadtests.workbench import Workbench, claim_cores, prepare
 
-FAILED, NOT_KEPT = 1, 3
 _RESULTS = Path(__file__).with_name("results")
 _EPILOG = """rows:
 {rows}
@@ -75,12 +75,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--patience", type=float, default=0.0, help="wait so long for idle cores (%(default)s)"
     )
-    made.add_argument("--server-core", type=int, default=0, help="(%(default)s)")
-    made.add_argument("--load-core", type=int, default=1, help="(%(default)s)")
-    made.add_argument("--headrace", type=Path, metavar="PATH", help="the command to measure")
-    made.add_argument(
-        "--work", type=Path, default=Path(".bench"), help="models, logs (%(default)s)"
-    )
+    add_place(made)
     made.add_argument("--output", type=Path, metavar="FILE.md", help="instead of results/")
     return made
 
@@ -91,32 +86,13 @@ def main(arguments: list[str] | None = None) -> int:
     if options.rounds < 1 or options.seconds < 1:
         sys.stderr.write("operations: at least one round, and one second for each phase\n")
         return 2
-    # Servers are stopped by the code that started them, so a kill has to unwind it too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        return _bench(options)
-    except BenchError as problem:
-        sys.stderr.write(f"operations: {problem}\n")
-        return FAILED
-    except KeyboardInterrupt:
-        sys.stderr.write("operations: interrupted, nothing was written\n")
-        return 130
-
-
-def select(patterns: list[str]) -> list[str]:
-    """The rows that match any pattern, in their own order. Raises `BenchError` for a pattern that matches none."""
-    for pattern in patterns:
-        if not any(fnmatch(name, pattern) for name in NAMES):
-            raise BenchError(f"no row matches {pattern!r}; the rows are: {', '.join(NAMES)}")
-    return [name for name in NAMES if any(fnmatch(name, pattern) for pattern in patterns)]
+    return guarded("operations", lambda: _bench(options))
 
 
 def _bench(options: argparse.Namespace) -> int:
-    names, usable = select(options.rows), os.sched_getaffinity(0)
+    names, usable = select(options.rows, NAMES), os.sched_getaffinity(0)
     server_core, load_core = options.server_core, options.load_core
-    if server_core == load_core or not {server_core, load_core} <= usable:
-        raise BenchError(f"server and load need a core each, of {sorted(usable)}")
-    os.sched_setaffinity(0, {load_core})
+    claim_cores(server_core, load_core)
     setting = {
         "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "command": f"`{shlex.join(['python', '-m', 'loadtests.operations', *sys.argv[1:]])}`",
@@ -162,8 +138,7 @@ class Operations:
         """Measures all that was asked for; the order turns with each round."""
         rows = [name for name in self._names if name != TELEMETRY]
         for number in range(1, self._rounds + 1):
-            turn = (number - 1) % len(rows) if rows else 0
-            for row in rows[turn:] + rows[:turn]:
+            for row in turned(rows, number):
                 self._row(row, number)
         if TELEMETRY in self._names:
             self._attempt(TELEMETRY, TELEMETRY, self._telemetry)

@@ -28,7 +28,7 @@ _LEAD_S = 0.05
 _SPIN_S = 0.0015
 _GRACE_S = 5.0
 _RECONNECT_S = 0.01
-_KEPT = -1
+_NO_LINE = -1
 
 
 class Line(msgspec.Struct):
@@ -69,7 +69,6 @@ class Caller:
     ) -> None:
         self._protocol = protocol
         self._address = address
-        self._model = model
         self._message = protobuf_payload.infer_request(model, ROWS)
         self._path, self._body = json_payload.infer_path(model), json_payload.infer_body(rows=ROWS)
         self._fresh_every = fresh_every
@@ -95,7 +94,7 @@ class Caller:
             times += [0.0] * count
         seen.outcome += ["unanswered"] * count
         seen.detail += [""] * count
-        seen.line += [_KEPT] * count
+        seen.line += [_NO_LINE] * count
         # A collection in the middle of the run would be read as the server's latency.
         gc.disable()
         try:

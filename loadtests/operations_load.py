@@ -7,7 +7,6 @@ import contextlib
 import http.client
 import queue
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,12 +14,12 @@ from pathlib import Path
 
 import msgspec
 
-from loadtests import h2load, json_payload, operations_client, probe, protobuf_payload, wrk
+from loadtests import client_process, closed_loop, operations_client, probe
 from loadtests.failures import RowError
-from loadtests.grpc_connection import GrpcConnection
 from loadtests.load_result import percentile
 from loadtests.operations_client import Seen
 from loadtests.operations_models import ROWS, TREES
+from loadtests.rows import ClosedRow
 from loadtests.server_process import ServerProcess
 from loadtests.servers import Catalogue, Protocol
 from loadtests.workbench import Workbench
@@ -28,7 +27,10 @@ from loadtests.workbench import Workbench
 SHARE = 0.5
 CAPACITY_S = 2.0
 KEPT: dict[Protocol, int] = {"http": 48, "grpc": 8}
-_IN_FLIGHT, _CONNECTIONS = 32, 4
+_SATURATING: dict[Protocol, ClosedRow] = {
+    "http": ClosedRow("capacity-http", "headrace", "http", 32, 1),
+    "grpc": ClosedRow("capacity-grpc", "headrace", "grpc", 4, 8),
+}
 _READY_WITHIN_S = 15.0
 _END_WITHIN_S = 20.0
 
@@ -41,38 +43,10 @@ def command(bench: Workbench, repository: Path, *options: str) -> list[str]:
 
 def capacity(bench: Workbench, server: ServerProcess, protocol: Protocol) -> float:
     """Calls per second that the server answers as fast as it can; raises `RowError` when any went wrong."""
-    host, port = server.address(protocol)
-    if protocol == "http":
-        body = bench.folder / "operations.json"
-        body.write_bytes(json_payload.infer_body(rows=ROWS))
-        url = f"http://{host}:{port}{json_payload.infer_path(TREES)}"
-        load = wrk.load(bench.wrk, url, body, _IN_FLIGHT, CAPACITY_S, bench.load_core)
-    else:
-        body = bench.grpc_body(TREES)
-        body.write_bytes(protobuf_payload.framed(protobuf_payload.infer_request(TREES, ROWS)))
-        load = h2load.load(
-            bench.h2load,
-            f"http://{host}:{port}{protobuf_payload.INFER_PATH}",
-            body=body,
-            log=bench.folder / "h2load.log",
-            connections=_CONNECTIONS,
-            streams=_IN_FLIGHT // _CONNECTIONS,
-            seconds=CAPACITY_S,
-            core=bench.load_core,
-            reply_bytes=_reply_bytes((host, port)),
-        )
-    if load.complaint() or not load.answered:
-        raise RowError(f"capacity: {load.complaint()} among {load.answered} calls")
-    return load.per_second
-
-
-def _reply_bytes(address: tuple[str, int]) -> int:
-    """How long every answer is: one call tells."""
-    message = protobuf_payload.infer_request(TREES, ROWS)
-    reply = probe.one_call(GrpcConnection(address, message, None))
-    if reply.outcome != "answered":
-        raise RowError(f"a probe got {reply.detail}")
-    return len(reply.body)
+    bench.write_bodies(TREES, ROWS)
+    size = len(probe.check(protocol, server.address(protocol), TREES, None, ROWS).body)
+    load = _SATURATING[protocol]
+    return closed_loop.saturate(bench, server, load, TREES, CAPACITY_S, size).per_second
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -134,8 +108,7 @@ def client(
         "kept": KEPT[protocol],
         "fresh-every": fresh_every,
     }
-    line = ["taskset", "--cpu-list", str(bench.load_core), sys.executable, "-m"]
-    line += ["loadtests.operations_client", *(f"--{key}={value}" for key, value in options.items())]
+    line = client_process.command(bench.load_core, operations_client.__name__, options)
     process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     reader = threading.Thread(target=_read, args=(process, lines))

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from loadtests.core_meter import DISTURBED
-from loadtests.figures_tables import table
+from loadtests.figures_tables import facts_table, reasons_table, table
 from loadtests.operations_verdict import Results
 from loadtests.report import verdict_table
 from loadtests.verdict import Verdict
@@ -59,10 +59,8 @@ def _page(setting: dict[str, str], results: Results, verdicts: list[Verdict]) ->
         rows = [[str(one.round), one.summary] for one in results.stream]
         yield "## One stream and unary calls\n\n" + table(["round", "figures"], rows)
     if results.failed:
-        rows = [[row, why.strip().replace("\n", " ")[:300]] for row, why in results.failed.items()]
-        yield "## Rows without figures\n\n" + table(["row", "why"], rows)
-    rows = [[key, value] for key, value in setting.items()]
-    yield "## Setting\n\n" + table(["what", "value"], rows)
+        yield "## Rows without figures\n\n" + reasons_table(results.failed)
+    yield "## Setting\n\n" + facts_table(setting)
 
 
 def _swap(results: Results) -> str:

@@ -4,14 +4,10 @@ Both go to the same server in the same round. It must never compare clients: the
 beside the rates.
 """
 
-import subprocess
-import sys
-
 import msgspec
 
-from loadtests import closed_loop, models, probe
+from loadtests import client_process, closed_loop, models, operations_stream_client, probe
 from loadtests.core_meter import CoreMeter, CoreUse
-from loadtests.failures import RowError
 from loadtests.rows import ClosedRow
 from loadtests.server_process import ServerProcess, running
 from loadtests.workbench import Workbench
@@ -107,16 +103,6 @@ def _stream(bench: Workbench, server: ServerProcess, seconds: float) -> Counted:
         "seconds": seconds,
         "expected": bench.answers[models.TINY],
     }
-    command = ["taskset", "--cpu-list", str(bench.load_core), sys.executable, "-m"]
-    command += ["loadtests.operations_stream_client"]
-    command += [f"--{key}={value}" for key, value in options.items()]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=seconds + 60, check=False
-        )
-    except subprocess.TimeoutExpired as late:
-        raise RowError("the stream's client did not end") from late
-    server.check_alive()
-    if done.returncode:
-        raise RowError(f"the stream's client failed:\n{done.stderr[-2000:]}")
-    return msgspec.json.decode(done.stdout, type=Counted)
+    line = client_process.command(bench.load_core, operations_stream_client.__name__, options)
+    said = client_process.printed("the stream's client", line, server, seconds)
+    return msgspec.json.decode(said, type=Counted)

@@ -16,7 +16,6 @@ import msgspec
 
 from loadtests import models, protobuf_payload
 
-STREAM_PATH = "/inference.GRPCInferenceService/ModelStreamInfer"
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8
 _ACK = END_STREAM = 1
@@ -165,7 +164,7 @@ def header_block(address: tuple[str, int]) -> bytes:
     fields = {
         ":method": "POST",
         ":scheme": "http",
-        ":path": STREAM_PATH,
+        ":path": protobuf_payload.STREAM_PATH,
         ":authority": f"{address[0]}:{address[1]}",
         "content-type": "application/grpc",
         "te": "trailers",

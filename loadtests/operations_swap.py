@@ -12,6 +12,7 @@ import msgspec
 
 from loadtests.core_meter import CoreMeter
 from loadtests.failures import RowError
+from loadtests.load_result import percentile
 from loadtests.operations_client import Seen
 from loadtests.operations_load import (
     SHARE,
@@ -150,4 +151,4 @@ def _swap(
 
 def _lag_ms(seen: Seen, calls: list[int]) -> float:
     lags = sorted(seen.noticed_s[at] - seen.due_s[at] for at in calls)
-    return round(lags[int(0.99 * len(lags))] * 1000, 3) if lags else 0.0
+    return round(percentile(lags, 0.99) * 1000, 3)

@@ -1,4 +1,4 @@
-"""Decides which choices the bench command offers and what they are when nothing is said.
+"""Decides which choices the bench command offers, which of them all commands share, and what nothing said means.
 
 It must never start anything: `--help` works on a machine that cannot run a bench.
 """
@@ -64,6 +64,18 @@ def parser() -> argparse.ArgumentParser:
         default=1,
         help="measure a row again while others use the cores; keep the least disturbed (%(default)s)",
     )
+    add_place(made)
+    result = made.add_argument_group("what becomes of the result")
+    result.add_argument(
+        "--what", default="bench", help="names the result: <date>-<what>.md (%(default)s)"
+    )
+    result.add_argument("--output", type=Path, metavar="FILE.md", help="instead of that name")
+    result.add_argument("--strict", action="store_true", help="a missed promise is an error")
+    return made
+
+
+def add_place(made: argparse.ArgumentParser) -> None:
+    """The choices of every command: cores, the server's program, the folder for what is made."""
     where = made.add_argument_group("where it runs")
     where.add_argument("--server-core", type=int, default=0, help="(%(default)s)")
     where.add_argument("--load-core", type=int, default=1, help="(%(default)s)")
@@ -73,13 +85,6 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--work", type=Path, default=Path(".bench"), help="models, tools, logs (%(default)s)"
     )
-    result = made.add_argument_group("what becomes of the result")
-    result.add_argument(
-        "--what", default="bench", help="names the result: <date>-<what>.md (%(default)s)"
-    )
-    result.add_argument("--output", type=Path, metavar="FILE.md", help="instead of that name")
-    result.add_argument("--strict", action="store_true", help="a missed promise is an error")
-    return made
 
 
 def _count(text: str) -> int:

@@ -8,7 +8,6 @@ that failed: the exit status tells.
 import argparse
 import os
 import shlex
-import signal
 import sys
 import time
 import urllib.request
@@ -18,9 +17,11 @@ import grpc
 import msgspec
 
 from loadtests import machine, models, perf_analyzer_report, perf_analyzer_tool, protobuf_payload
+from loadtests.command import FAILED, guarded
 from loadtests.core_meter import CoreMeter
 from loadtests.failures import BenchError
 from loadtests.load_generators import LoadGenerator
+from loadtests.options import add_place
 from loadtests.perf_analyzer_report import Circumstances, Outcome, Trial
 from loadtests.perf_analyzer_rows import OPTIONS, Option, Row, rows
 from loadtests.progress import say, show
@@ -28,7 +29,6 @@ from loadtests.server_process import ServerProcess, running
 from loadtests.servers import Catalogue, find_headrace
 
 _PAGE = Path(__file__).parents[1] / "docs" / "perf-analyzer.md"
-_STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 _PROBE_TIMEOUT_S = 10.0
 _ROW_TIMEOUT_S = 300.0
 _TRIAL_TIMEOUT_S = 60.0
@@ -38,16 +38,7 @@ _ANY_SPREAD = 1000  # percent: whatever the windows say
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status."""
     options = _parser().parse_args(arguments)
-    # The server is stopped by the code that started it, so a kill has to unwind it too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        return _run(options)
-    except BenchError as problem:
-        sys.stderr.write(f"perf-analyzer: {problem}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("perf-analyzer: interrupted, nothing was written\n")
-        return 130
+    return guarded("perf-analyzer", lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -92,7 +83,7 @@ def _run(options: argparse.Namespace) -> int:
     show(perf_analyzer_report.trials_table(trials) + "\n")
     say(f"written: {os.path.relpath(page)}")
     failed = [outcome for outcome in outcomes if outcome.arguments and not outcome.figures]
-    return 1 if failed or not all(trial.is_as_told for trial in trials) else 0
+    return FAILED if failed or not all(trial.is_as_told for trial in trials) else 0
 
 
 def _measure(
@@ -161,7 +152,8 @@ def _streams(server: ServerProcess) -> bool:
     """Whether one message on a stream is answered; perf_analyzer would wait for it without end."""
     host, port = server.address("grpc")
     with grpc.insecure_channel(f"{host}:{port}") as channel:
-        call: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(_STREAM)
+        call: grpc.StreamStreamMultiCallable[bytes, bytes]
+        call = channel.stream_stream(protobuf_payload.STREAM_PATH)
         replies = call(
             iter([protobuf_payload.infer_request(models.TINY)]), timeout=_PROBE_TIMEOUT_S
         )
@@ -190,14 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--rate", type=int, default=2000, help="calls per second of the open loop (%(default)s)"
     )
-    made.add_argument("--server-core", type=int, default=0, help="(%(default)s)")
-    made.add_argument("--load-core", type=int, default=1, help="(%(default)s)")
-    made.add_argument(
-        "--headrace", type=Path, metavar="PATH", help="the command (beside this Python, or PATH)"
-    )
-    made.add_argument(
-        "--work", type=Path, default=Path(".bench"), help="models, tools, logs (%(default)s)"
-    )
+    add_place(made)
     made.add_argument("--output", type=Path, default=_PAGE, metavar="FILE.md", help="the page")
     return made
 

@@ -15,7 +15,7 @@ import msgspec
 
 from loadtests.core_meter import DISTURBED
 from loadtests.failures import BenchError
-from loadtests.figures_tables import table
+from loadtests.figures_tables import facts_table, table
 
 QUIET_WINDOW_MS = 5000
 """perf_analyzer's own default; figures of shorter windows are only a sign of life."""
@@ -141,7 +141,7 @@ def _parts(
     yield "## Other options, tried once\n\n" + trials_table(trials)
     yield "## Command lines\n\n" + _command_lines(outcomes)
     facts = {"command": f"`{circumstances.command}`", **circumstances.facts}
-    yield "## Setting\n\n" + table(["what", "value"], [[*pair] for pair in facts.items()])
+    yield "## Setting\n\n" + facts_table(facts)
 
 
 def _line(outcome: Outcome) -> list[str]:

@@ -17,14 +17,14 @@ from loadtests.servers import Protocol
 _TIMEOUT_S = 15.0
 
 
-def call(protocol: Protocol, address: tuple[str, int], model: str) -> Reply:
+def call(protocol: Protocol, address: tuple[str, int], model: str, rows: int = 1) -> Reply:
     """One inference; an exception only when no connection can be made."""
     connection: Connection
     if protocol == "grpc":
-        message = protobuf_payload.infer_request(model)
+        message = protobuf_payload.infer_request(model, rows)
         connection = GrpcConnection(address, message, deadline_ms=None)
     else:
-        path, body = json_payload.infer_path(model), json_payload.infer_body()
+        path, body = json_payload.infer_path(model), json_payload.infer_body(rows=rows)
         connection = HttpConnection(address, path, body)
     return one_call(connection)
 
@@ -38,11 +38,15 @@ def one_call(connection: Connection) -> Reply:
 
 
 def check(
-    protocol: Protocol, address: tuple[str, int], model: str, expected: float | None
+    protocol: Protocol,
+    address: tuple[str, int],
+    model: str,
+    expected: float | None,
+    rows: int = 1,
 ) -> Reply:
     """The reply of one call that must succeed, with the expected number where one is given."""
     try:
-        reply = call(protocol, address, model)
+        reply = call(protocol, address, model, rows)
     except OSError as problem:
         raise RowError(f"no connection for a probe: {problem}") from problem
     if reply.outcome != "answered":

@@ -20,6 +20,11 @@ class CoreTime:
     busy: float
     stolen: float
 
+    @property
+    def used(self) -> float:
+        """All that was not idle, here or on the host."""
+        return self.busy + self.stolen
+
 
 def members(root: int) -> list[int]:
     """The process and all below it that are alive now."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from loadtests import models
 
 INFER_PATH = "/inference.GRPCInferenceService/ModelInfer"
+STREAM_PATH = "/inference.GRPCInferenceService/ModelStreamInfer"
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 # The prefix of every gRPC message: one byte for compression, four for the length.

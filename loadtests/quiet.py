@@ -17,14 +17,9 @@ def wait(cores: tuple[int, ...], patience_s: float) -> bool:
     """Whether all cores were quiet in the last look; looks until then or until patience ends."""
     end = time.monotonic() + patience_s
     while time.monotonic() < end:
-        before = [_used(core) for core in cores]
+        before = [process_tree.core_time(core).used for core in cores]
         time.sleep(_LOOK_S)
-        after = [_used(core) for core in cores]
+        after = [process_tree.core_time(core).used for core in cores]
         if all(b - a < _BUSY * _LOOK_S for a, b in zip(before, after, strict=True)):
             return True
     return False
-
-
-def _used(core: int) -> float:
-    now = process_tree.core_time(core)
-    return now.busy + now.stolen

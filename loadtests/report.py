@@ -10,7 +10,7 @@ import msgspec
 
 from loadtests import figures_tables, verdict
 from loadtests.core_meter import DISTURBED
-from loadtests.figures_tables import table
+from loadtests.figures_tables import facts_table, reasons_table, table
 from loadtests.measured import Results, median
 from loadtests.server_metrics import LATE
 
@@ -77,9 +77,9 @@ def _page(setting: Setting, results: Results) -> Iterable[str]:
     yield _others(results)
     gaps = {**results.skipped, **results.failed}
     if gaps:
-        yield "## Rows without figures\n\n" + _pairs("row", "why", gaps)
+        yield "## Rows without figures\n\n" + reasons_table(gaps)
     yield "## Baselines beside their known cost\n\n" + verdict_table(verdict.baselines(results))
-    yield "## Setting\n\n" + _pairs("what", "value", _circumstances(setting))
+    yield "## Setting\n\n" + facts_table(_circumstances(setting))
     yield "## Verdict\n\n" + verdict_table(verdict.judge(results))
     yield busy_note(results)
 
@@ -107,7 +107,7 @@ def _others(results: Results) -> str:
             figures[f"resident memory after load, {server}, MB"] = f"{size:.0f}"
     for layer, cost in results.pipeline_us.items():
         figures[f"in-process pipeline, {layer}, µs per request"] = f"{cost:.1f}"
-    return "## Start, memory, pipeline\n\n" + _pairs("what", "value", figures) if figures else ""
+    return "## Start, memory, pipeline\n\n" + facts_table(figures) if figures else ""
 
 
 def _circumstances(setting: Setting) -> dict[str, str]:
@@ -118,8 +118,3 @@ def _circumstances(setting: Setting) -> dict[str, str]:
         **setting.machine,
         "packages": packages,
     }
-
-
-def _pairs(left: str, right: str, entries: dict[str, str]) -> str:
-    lines = ([key, value.strip().replace("\n", " ")[:300]] for key, value in entries.items())
-    return table([left, right], lines)

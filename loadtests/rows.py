@@ -1,13 +1,17 @@
-"""Decides which rows a bench has: which server, under which load.
+"""Decides which rows a bench has: which server, under which load, and which come first in a round.
 
 A row's name is what a person types to select it. It must never say how a row is measured.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from typing import TypeVar
 
 from loadtests.failures import BenchError
 from loadtests.servers import TITLES, Kind, Protocol
+
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +84,23 @@ NAMES: tuple[str, ...] = (
 )
 
 
-def select(patterns: list[str]) -> list[str]:
-    """The names that match any pattern, in their own order; all when there is none."""
+def select(patterns: list[str], names: Sequence[str] = NAMES) -> list[str]:
+    """The names that match any pattern, in their own order; all when there is none.
+
+    Raises `BenchError` for a pattern that matches none.
+    """
     if not patterns:
-        return list(NAMES)
+        return list(names)
     for pattern in patterns:
-        if not any(fnmatch(name, pattern) for name in NAMES):
-            raise BenchError(f"no row matches {pattern!r}; the rows are: {', '.join(NAMES)}")
-    return [name for name in NAMES if any(fnmatch(name, pattern) for pattern in patterns)]
+        if not any(fnmatch(name, pattern) for name in names):
+            raise BenchError(f"no row matches {pattern!r}; the rows are: {', '.join(names)}")
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
+
+
+def turned(listed: list[_Row], number: int) -> list[_Row]:
+    """The order of a round: each begins one further on, so that no row always follows the same one."""
+    at = (number - 1) % len(listed) if listed else 0
+    return listed[at:] + listed[:at]
 
 
 def _count(number: int, noun: str) -> str:

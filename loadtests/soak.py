@@ -8,16 +8,15 @@ import argparse
 import asyncio
 import os
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from loadtests import machine, process_tree, soak_load, soak_report
+from loadtests.command import FAILED, guarded
 from loadtests.failures import BenchError
+from loadtests.options import add_place
 from loadtests.progress import say, show
 from loadtests.server_metrics import samples_of, scrape
 from loadtests.server_process import ServerProcess, running
@@ -37,7 +36,6 @@ _GAUGES = (
     "headrace_queue_requests",
     "headrace_connections",
 )
-FAILED = 1
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,12 +54,7 @@ def parser() -> argparse.ArgumentParser:
         "--growth", type=float, default=0.05, help="of resident memory, allowed (%(default)s)"
     )
     made.add_argument("--workers", type=int, default=1, help="worker processes (%(default)s)")
-    made.add_argument("--server-core", type=int, default=0, help="(%(default)s)")
-    made.add_argument("--load-core", type=int, default=1, help="(%(default)s)")
-    made.add_argument("--headrace", type=Path, metavar="PATH", help="the command to soak")
-    made.add_argument(
-        "--work", type=Path, default=Path(".bench"), help="models, logs (%(default)s)"
-    )
+    add_place(made)
     made.add_argument("--output", type=Path, metavar="FILE.md", help="instead of <date>-soak.md")
     return made
 
@@ -88,19 +81,12 @@ class Plan:
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status."""
     options = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     duration_s = options.seconds or options.minutes * 60
     if duration_s < 10:
         sys.stderr.write("soak: at least 10 seconds, please\n")
         return 2
-    try:
-        return _soak(options, Plan(duration_s, options.share, options.growth))
-    except BenchError as problem:
-        sys.stderr.write(f"soak: {problem}\n")
-        return FAILED
-    except KeyboardInterrupt:
-        sys.stderr.write("soak: interrupted, nothing was written\n")
-        return 130
+    plan = Plan(duration_s, options.share, options.growth)
+    return guarded("soak", lambda: _soak(options, plan))
 
 
 def _soak(options: argparse.Namespace, plan: Plan) -> int:
@@ -115,7 +101,8 @@ def _soak(options: argparse.Namespace, plan: Plan) -> int:
         options.load_core,
     )
     began = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-    with _serving(bench, options.workers) as server:
+    command = [*bench.servers.command("headrace"), f"--workers={options.workers}"]
+    with running("headrace", command, bench.server_core, bench.logs) as server:
         per_s = _half(bench, server, plan.share)
         evidence, minutes = asyncio.run(_Soak(bench, server, plan, per_s).run())
     findings = judge(evidence, plan.growth)
@@ -135,15 +122,6 @@ def _soak(options: argparse.Namespace, plan: Plan) -> int:
     show("\n" + soak_report.verdict_table(findings) + "\n")
     say(f"written: {os.path.relpath(page)}")
     return 0 if all(finding.kept for finding in findings) else FAILED
-
-
-@contextmanager
-def _serving(bench: Workbench, workers: int) -> Iterator[ServerProcess]:
-    command = bench.servers.command("headrace")
-    if workers > 1:
-        command = ["env", f"HEADRACE_SERVER_WORKERS={workers}", *command]
-    with running("headrace", command, bench.server_core, bench.logs) as server:
-        yield server
 
 
 def _half(bench: Workbench, server: ServerProcess, share: float) -> dict[Protocol, float]:

@@ -15,10 +15,9 @@ from typing import Any
 
 import grpc
 import grpc.aio
-import numpy as np
-import orjson
 
-from loadtests import json_payload, models, probe, protobuf_payload
+from loadtests import json_payload, models, probe, protobuf_payload, soak_requests
+from loadtests.failures import BenchError
 from loadtests.soak_verdict import Provoked
 
 Address = tuple[str, int]
@@ -34,7 +33,7 @@ _OK = frozenset({"OK"})
 _LATE = frozenset({"OK", "UNAVAILABLE", "DEADLINE_EXCEEDED"})
 
 
-class SurpriseError(Exception):
+class SurpriseError(BenchError):
     """An answer that nobody provoked."""
 
 
@@ -52,10 +51,14 @@ class HttpPeer:
         head = await reader.readuntil(b"\r\n\r\n")
         fields = head.lower().split(b"\r\n")
         lengths = [line[15:] for line in fields if line.startswith(b"content-length:")]
-        await reader.readexactly(int(lengths[0]))
+        try:
+            status, length = int(head[9:12]), int(lengths[0])
+        except (IndexError, ValueError) as problem:
+            raise SurpriseError(f"an answer that cannot be read: {head[:200]!r}") from problem
+        await reader.readexactly(length)
         if b"connection: close" in fields:
             self.close()
-        return int(head[9:12])
+        return status
 
     async def opened(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """The connection's two ends."""
@@ -91,10 +94,10 @@ class OddClients:
         self._channel = grpc.aio.insecure_channel("{}:{}".format(*self._grpc))
         self._infer = self._channel.unary_unary(protobuf_payload.INFER_PATH)
         paced: list[tuple[str, float, Callable[[], Awaitable[None]]]] = [
-            ("http json", 20, self._asking_http(_json_requests(models.TINY))),
-            ("http binary", 20, self._asking_http(_binary_requests())),
-            ("http heavy", 2, self._asking_http(_json_requests(models.HEAVY))),
-            ("http facts", 5, self._asking_http(_gets())),
+            ("http json", 20, self._asking_http(soak_requests.json_requests(models.TINY))),
+            ("http binary", 20, self._asking_http(soak_requests.binary_requests())),
+            ("http heavy", 2, self._asking_http(soak_requests.json_requests(models.HEAVY))),
+            ("http facts", 5, self._asking_http(soak_requests.gets())),
             ("http refused", 10, self._refused_http()),
             ("http broken", 2, self._broken_http()),
             ("http deadline", 5, self._late_http()),
@@ -107,20 +110,28 @@ class OddClients:
             ("grpc cancel", 10, self._cancels()),
             ("grpc churn", 10, self._churn("grpc")),
         ]
-        self._tasks = [asyncio.create_task(self._keep(*one)) for one in paced]
+        self._tasks = [asyncio.create_task(self._keep(*one), name=one[0]) for one in paced]
         for address, first in ((self._http, b""), (self._grpc, _PREFACE)):
             self._tasks += [
-                asyncio.create_task(self._idle(address, first)) for _ in range(IDLE_CONNECTIONS)
+                asyncio.create_task(self._idle(address, first), name="idle")
+                for _ in range(IDLE_CONNECTIONS)
             ]
 
     async def stop(self) -> None:
-        """End them all and close what they opened."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """End them all and close what they opened; a client that ended before is a failure."""
+        await self._end_tasks()
         for peer in self._peers:
             peer.close()
         await self._channel.close()
+
+    async def _end_tasks(self) -> None:
+        """In a frame of its own: how a task ended holds its last call, and that the channel's connection."""
+        for task in self._tasks:
+            task.cancel()
+        endings = await asyncio.gather(*self._tasks, return_exceptions=True)
+        for task, ending in zip(self._tasks, endings, strict=True):
+            if isinstance(ending, Exception):
+                self._fail(task.get_name(), f"a client ended: {ending!r}")
 
     async def _keep(self, kind: str, per_s: float, act: Callable[[], Awaitable[None]]) -> None:
         """Do one thing again and again; a stall of ours is not made up for by a burst."""
@@ -133,7 +144,7 @@ class OddClients:
                 async with asyncio.timeout(_ANSWER_WITHIN_S):
                     await act()
                 self.counts[kind] += 1
-            except SurpriseError as problem:
+            except BenchError as problem:
                 self._fail(kind, str(problem))
             except (OSError, EOFError, TimeoutError, grpc.RpcError) as problem:
                 self._fail(kind, repr(problem))
@@ -161,7 +172,7 @@ class OddClients:
 
     def _refused_http(self) -> Callable[[], Awaitable[None]]:
         peer = self._kept_peer()
-        bad = itertools.cycle(_bad_requests())
+        bad = itertools.cycle(soak_requests.bad_requests())
 
         async def act() -> None:
             request, status, is_infer = next(bad)
@@ -185,7 +196,7 @@ class OddClients:
     def _late_http(self) -> Callable[[], Awaitable[None]]:
         peer = self._kept_peer()
         requests = [
-            _post(models.HEAVY, json_payload.infer_body(timeout_us))
+            soak_requests.post(models.HEAVY, json_payload.infer_body(timeout_us))
             for timeout_us in (1, 1500, 4000)
         ]
         turns = itertools.cycle(requests)
@@ -197,7 +208,7 @@ class OddClients:
         return act
 
     def _hangs_up(self) -> Callable[[], Awaitable[None]]:
-        request = _post(models.HEAVY, json_payload.infer_body())
+        request = soak_requests.post(models.HEAVY, json_payload.infer_body())
         waits_s = itertools.cycle((0.0, 0.0005, 0.002))
 
         async def act() -> None:
@@ -220,7 +231,7 @@ class OddClients:
         return act
 
     async def _drips(self) -> None:
-        request = _binary(_DRIP_ROWS)
+        request = soak_requests.binary(_DRIP_ROWS)
         size = len(request) // _DRIP_PIECES + 1
         peer = HttpPeer(self._http)
         try:
@@ -322,69 +333,3 @@ async def _code(call: Any, expected: Any) -> None:
         code = "CANCELLED"
     if code not in expected:
         raise SurpriseError(f"{code}: {await call.details()}")
-
-
-# ---- requests --------------------------------------------------------------------------------------
-
-
-def _post(model: str, body: bytes, fields: str = "") -> bytes:
-    head = (
-        f"POST {json_payload.infer_path(model)} HTTP/1.1\r\nhost: soak\r\n{fields}"
-        f"content-length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
-
-
-def _json_requests(model: str) -> Iterator[bytes]:
-    return itertools.repeat(_post(model, json_payload.infer_body()))
-
-
-def _binary(rows: int) -> bytes:
-    data = models.sample_rows(rows).astype("<f4").tobytes()
-    text = orjson.dumps(
-        {
-            "inputs": [
-                {
-                    "name": models.INPUT,
-                    "shape": [rows, models.FEATURES],
-                    "datatype": "FP32",
-                    "parameters": {"binary_data_size": len(data)},
-                }
-            ],
-            "parameters": {"binary_data_output": True},
-        }
-    )
-    fields = f"inference-header-content-length: {len(text)}\r\n"
-    return _post(models.TINY, text + data, fields)
-
-
-def _binary_requests() -> Iterator[bytes]:
-    sizes = np.random.default_rng(5).integers(1, 65, 32)
-    return itertools.cycle([_binary(int(rows)) for rows in sizes])
-
-
-def _gets() -> Iterator[bytes]:
-    paths = (
-        "/v2",
-        "/v2/health/live",
-        "/v2/health/ready",
-        "/v2/models/tiny",
-        "/v2/models/tiny/config",
-    )
-    return itertools.cycle(
-        [f"GET {path} HTTP/1.1\r\nhost: soak\r\n\r\n".encode() for path in paths]
-    )
-
-
-def _bad_requests() -> list[tuple[bytes, int, bool]]:
-    """Requests that must be refused, the status of each, and whether it counts as an infer call."""
-    good = json_payload.infer_body()
-    return [
-        (_post(models.TINY, b"{"), 400, True),
-        (_post(models.TINY, good.replace(b"[1,32]", b"[2,32]")), 400, True),
-        (_post(models.TINY, good.replace(b"FP32", b"FP64")), 400, True),
-        (_post("nobody", good), 404, True),
-        (_post(models.TINY, good, "content-encoding: br\r\n"), 501, True),
-        (b"GET /nowhere HTTP/1.1\r\nhost: soak\r\n\r\n", 404, False),
-        (b"DELETE /v2 HTTP/1.1\r\nhost: soak\r\n\r\n", 405, False),
-    ]

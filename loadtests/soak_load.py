@@ -5,8 +5,8 @@ leg, and a leg with a wrong answer is a failure of the soak.
 """
 
 import math
-import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from loadtests import h2load, json_payload, models, probe, protobuf_payload
@@ -43,7 +43,7 @@ def front(bench: Workbench, server: ServerProcess, protocol: Protocol) -> Front:
     reply = probe.check(protocol, (host, port), models.TINY, bench.answers[models.TINY])
     kind: tuple[str, ...]
     if protocol == "http":
-        path, body = json_payload.infer_path(models.TINY), bench.http_body()
+        path, body = json_payload.infer_path(models.TINY), bench.http_body(models.TINY)
         kind = ("--h1", "-H", "content-type: application/json")
     else:
         path, body = protobuf_payload.INFER_PATH, bench.grpc_body(models.TINY)
@@ -87,19 +87,22 @@ class SteadyLoad:
     per_s: dict[Protocol, float]
     answered: dict[Protocol, int] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
-    _threads: list[threading.Thread] = field(default_factory=list)
+    _pool: ThreadPoolExecutor = field(default_factory=ThreadPoolExecutor)
+    _running: dict[Protocol, Future[None]] = field(default_factory=dict)
 
     def start(self, fronts: list[Front], until_s: float) -> None:
         """Begin; ``until_s`` is on ``time.monotonic``."""
         for one in fronts:
             self.answered[one.protocol] = 0
-            self._threads.append(threading.Thread(target=self._run, args=(one, until_s)))
-            self._threads[-1].start()
+            self._running[one.protocol] = self._pool.submit(self._run, one, until_s)
 
     def join(self) -> None:
-        """Wait for the last legs."""
-        for thread in self._threads:
-            thread.join()
+        """Wait for the last legs; a load that ended before is a failure."""
+        for protocol, running in self._running.items():
+            problem = running.exception()
+            if problem is not None:
+                self.failures.append(f"{protocol} load ended: {problem!r}"[:300])
+        self._pool.shutdown()
 
     def _run(self, on: Front, until_s: float) -> None:
         while (left_s := until_s - time.monotonic()) > _LEAST_LEG_S:
@@ -107,8 +110,9 @@ class SteadyLoad:
             leg_s = left_s if left_s < 2 * LEG_S else LEG_S
             try:
                 answered, _ = drive(self.generator, on, self.core, leg_s, self.per_s[on.protocol])
-            except BenchError as problem:
-                self.failures.append(str(problem)[:300])
+            except (BenchError, OSError) as problem:
+                words = str(problem) if isinstance(problem, BenchError) else repr(problem)
+                self.failures.append(words[:300])
                 if len(self.failures) > 10:
                     return
             else:

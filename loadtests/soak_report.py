@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtests.figures_tables import table
+from loadtests.figures_tables import facts_table, table
 from loadtests.load_result import percentile
 from loadtests.soak_verdict import Finding, Sample
 
@@ -123,7 +123,7 @@ def write(
         verdict_table(findings),
         _LEGEND,
         table(_HEADS, rows),
-        table(["what", "value"], [list(pair) for pair in setting.items()]),
+        facts_table(setting),
     ]
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n\n".join(parts) + "\n")

@@ -8,7 +8,6 @@ medians. It must never compare figures of different loads or lengths, nor write 
 import argparse
 import contextlib
 import http.server
-import os
 import shlex
 import sys
 import threading
@@ -19,14 +18,15 @@ from pathlib import Path
 import msgspec
 
 from loadtests import closed_loop, machine, quiet
-from loadtests.failures import BenchError
-from loadtests.figures_tables import table
+from loadtests.command import NOT_KEPT, guarded
+from loadtests.figures_tables import facts_table, table
 from loadtests.measured import ClosedSample, median
+from loadtests.options import add_place
 from loadtests.progress import say, show
-from loadtests.rows import ClosedRow
+from loadtests.rows import ClosedRow, turned
 from loadtests.server_process import running
 from loadtests.servers import find_headrace
-from loadtests.workbench import Workbench, prepare
+from loadtests.workbench import Workbench, claim_cores, prepare
 
 AT_LEAST = 0.95
 """The share of the throughput without them that has to be left."""
@@ -37,7 +37,6 @@ LOADS = (
 VARIANTS = ("nothing", "metrics", "metrics and 1% traces")
 NOTHING, METRICS, TRACES = VARIANTS
 PAIRS = ((METRICS, NOTHING), (TRACES, METRICS), (TRACES, NOTHING))
-FAILED, SHORT = 1, 3
 
 _RESULTS = Path(__file__).with_name("results")
 
@@ -128,8 +127,7 @@ def measure(bench: Workbench, rounds: int, seconds: float, patience_s: float) ->
     cases = [(load, variant) for load in LOADS for variant in VARIANTS]
     with collector() as endpoint:
         for number in range(1, rounds + 1):
-            turn = (number - 1) % len(cases)
-            for load, variant in cases[turn:] + cases[:turn]:
+            for load, variant in turned(cases, number):
                 if patience_s:
                     quiet.wait((bench.server_core, bench.load_core), patience_s)
                 samples.append(_sample(bench, load, variant, endpoint, number, seconds))
@@ -184,7 +182,7 @@ def page(samples: list[ClosedSample], costs: list[Cost], command: str) -> str:
         ),
         table(["load", "what", "throughput", "CPU per request", "verdict"], judged),
         table(["row", "requests/s", "CPU µs", "p99 µs", "others on a core, at most"], measured),
-        table(["what", "value"], [[key, value] for key, value in around.items()]),
+        facts_table(around),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -192,20 +190,15 @@ def page(samples: list[ClosedSample], costs: list[Cost], command: str) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status."""
     options = _parser().parse_args(arguments)
-    usable = os.sched_getaffinity(0)
-    try:
-        if options.server_core == options.load_core or not (
-            {options.server_core, options.load_core} <= usable
-        ):
-            raise BenchError(f"server and load need a core each, of {sorted(usable)}")
-        os.sched_setaffinity(0, {options.load_core})
-        bench = prepare(
-            options.work.resolve(), find_headrace(None), options.server_core, options.load_core
-        )
-        samples = measure(bench, options.rounds, options.seconds, options.patience)
-    except BenchError as problem:
-        sys.stderr.write(f"telemetry_cost: {problem}\n")
-        return FAILED
+    return guarded("telemetry_cost", lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    server_core, load_core = options.server_core, options.load_core
+    claim_cores(server_core, load_core)
+    headrace = find_headrace(options.headrace)
+    bench = prepare(options.work.resolve(), headrace, server_core, load_core)
+    samples = measure(bench, options.rounds, options.seconds, options.patience)
     costs = judge(samples)
     command = shlex.join(["python", "-m", "loadtests.telemetry_cost", *sys.argv[1:]])
     text = page(samples, costs, command)
@@ -216,7 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.output.write_text(text)
     raw = msgspec.json.encode({"samples": samples, "costs": costs})
     options.output.with_suffix(".json").write_bytes(msgspec.json.format(raw, indent=1) + b"\n")
-    return 0 if all(one.is_kept for one in costs) else SHORT
+    return 0 if all(one.is_kept for one in costs) else NOT_KEPT
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -230,9 +223,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--patience", type=float, default=0.0, help="wait so long for idle cores (%(default)s)"
     )
-    made.add_argument("--server-core", type=int, default=0, help="(%(default)s)")
-    made.add_argument("--load-core", type=int, default=1, help="(%(default)s)")
-    made.add_argument("--work", type=Path, default=Path(".bench"), help="(%(default)s)")
+    add_place(made)
     made.add_argument("--output", type=Path, metavar="FILE.md", help="instead of results/")
     return made
 

@@ -8,7 +8,8 @@ import threading
 from hpack import Decoder
 
 from loadtests.operations_client import Caller
-from loadtests.operations_stream_client import STREAM_PATH, Frames, frame, header_block
+from loadtests.operations_stream_client import Frames, frame, header_block
+from loadtests.protobuf_payload import STREAM_PATH
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 CALLS = 20
