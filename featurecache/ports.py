@@ -69,7 +69,8 @@ class RowSource(Protocol):
 
     def fetch(self, keys: Sequence[bytes], done: FetchDone, *, track: bool) -> None:
         """Ask for the rows of ``keys`` (at most 500, all different) and call ``done`` exactly once, never from inside
-        this call, at the latest after the source's own read timeout. ``track``: copies of them will be kept."""
+        this call, at the latest after the source's own read timeout. ``track``: copies of them will be kept.
+        """
         ...
 
     async def close(self) -> None:

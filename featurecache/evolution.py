@@ -1,0 +1,130 @@
+"""What may follow a manifest that was applied before.
+
+Decides which changes of definitions are compatible with rows that lie in the store and with models that are served,
+and carries old schemas along, so that rows written before stay readable. It must never touch either.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from featurecache.errors import DefinitionError
+from featurecache.manifest import Manifest, ViewSpec
+
+MAX_OLDER_SCHEMAS = 16
+"""Per view; rows that are older still were loaded anew long ago, or have expired."""
+
+
+def follow(
+    old: Manifest | None, new: Manifest, *, force: bool = False
+) -> tuple[Manifest, list[str]]:
+    """The new manifest as the old one's successor, and what changed, in sentences.
+
+    Raises ``DefinitionError`` listing every incompatible change; ``force`` takes them all the same (rows and models
+    made under the old definitions may then be unreadable or wrong).
+    """
+    if old is None:
+        return new, ["first revision"]
+    problems = [] if force else incompatibilities(old, new)
+    if problems:
+        listed = "\n".join(f"  - {one}" for one in problems)
+        raise DefinitionError(
+            f"not compatible with revision {old.revision}, which is applied:\n{listed}"
+        )
+    before = {view.name: view for view in old.views}
+    views = [
+        view if view.name not in before else _with_older(before[view.name], view)
+        for view in new.views
+    ]
+    merged = msgspec.structs.replace(new, views=views, revision=old.revision)
+    if merged.digest == old.digest:
+        return old, []
+    return msgspec.structs.replace(merged, revision=old.revision + 1), changes(old, new)
+
+
+def incompatibilities(old: Manifest, new: Manifest) -> list[str]:
+    """Why ``new`` may not follow ``old``; empty when it may."""
+    if old.project != new.project:
+        problem = (
+            f"the project was '{old.project}' and is '{new.project}': its rows would not be found; "
+            "apply it to another folder"
+        )
+        return [problem]
+    problems: list[str] = []
+    entities = {one.name: one for one in new.entities}
+    for entity in old.entities:
+        now = entities.get(entity.name)
+        if now is not None and list(now.keys.items()) != list(entity.keys.items()):
+            problems.append(
+                f"entity '{entity.name}' changed its keys: rows in the store would not be found; "
+                "define an entity of another name"
+            )
+    views = {one.name: one for one in new.views}
+    for view in old.views:
+        if view.name in views:
+            problems.extend(_view_problems(view, views[view.name]))
+    services = {one.name: one for one in new.services}
+    for service in old.services:
+        follower = services.get(service.name)
+        if follower is not None and follower.tensors != service.tensors:
+            problems.append(
+                f"feature service '{service.name}' changed its inputs: models trained on them would be given "
+                f"others; define '{service.name}_v2' (or the like) beside it"
+            )
+    return problems
+
+
+def _view_problems(old: ViewSpec, new: ViewSpec) -> list[str]:
+    if old.entity != new.entity:
+        return [
+            f"view '{old.name}' moved from entity '{old.entity}' to '{new.entity}'; define a view of another name"
+        ]
+    problems = []
+    before = {one.name: one for one in old.columns}
+    for column in new.columns:
+        was = before.get(column.name)
+        if was is None and column.default is None and not column.parsed.is_float:
+            problems.append(
+                f"view '{old.name}' has a new column '{column.name}' without a default: "
+                "rows that were written before have no value for it"
+            )
+        elif was is not None and was.type != column.type:
+            problems.append(
+                f"column '{old.name}.{column.name}' was {was.type} and is {column.type}; give it another name"
+            )
+    return problems
+
+
+def _with_older(old: ViewSpec, new: ViewSpec) -> ViewSpec:
+    schema = [(one.name, one.type) for one in new.columns]
+    earlier = [(one.name, one.type) for one in old.columns]
+    older = [one for one in ([earlier] if earlier != schema else []) + old.older if one != schema]
+    return msgspec.structs.replace(new, older=older[:MAX_OLDER_SCHEMAS])
+
+
+def changes(old: Manifest, new: Manifest) -> list[str]:
+    """What a reader of the change wants to know, in sentences."""
+    told = []
+    for what, before, after in (
+        ("entity", old.entities, new.entities),
+        ("view", old.views, new.views),
+        ("input", old.inputs, new.inputs),
+        ("on-demand feature", old.on_demand, new.on_demand),
+        ("service", old.services, new.services),
+    ):
+        earlier = {one.name: one for one in before}
+        later = {one.name: one for one in after}
+        told += [f"new {what} '{name}'" for name in later if name not in earlier]
+        told += [f"{what} '{name}' is gone" for name in earlier if name not in later]
+        told += [
+            f"{what} '{name}' changed"
+            for name in later
+            if name in earlier and _stripped(later[name]) != _stripped(earlier[name])
+        ]
+    if old.code_digest != new.code_digest:
+        told.append("the functions of on-demand features changed")
+    return told
+
+
+def _stripped(spec: object) -> object:
+    return msgspec.structs.replace(spec, older=[]) if isinstance(spec, ViewSpec) else spec
