@@ -5,6 +5,8 @@ Decides nothing; it must never know how a fault reaches a caller.
 
 from __future__ import annotations
 
+from featurecache.status import Status
+
 
 class FeatureError(Exception):
     """Base of everything that this package refuses."""
@@ -20,3 +22,12 @@ class RowError(FeatureError):
 
 class SourceError(FeatureError):
     """The store could not be asked, or did not answer as it should."""
+
+
+class UnfillableError(FeatureError):
+    """A request that cannot be completed: a value is missing for which nothing may stand in."""
+
+    def __init__(self, message: str, status: Status) -> None:
+        super().__init__(message)
+        self.status = status
+        """What is the matter with the value."""

@@ -1,0 +1,294 @@
+"""What a caller sent and what the store had, made into a model's inputs.
+
+Decides which rows a request needs and in which order everything is put together; ``view_use.py`` decides what an
+unusable row becomes, ``assembly.py`` where each value goes. Python's cost is per view, never per value. It must
+never wait, nor ask a store: ``lookup.py`` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import msgspec
+import numpy as np
+
+from featurecache.assembly import ModelInput, Tensor
+from featurecache.columns import ColumnType, Values, parse_type
+from featurecache.compiling import key_types, needed_refs
+from featurecache.errors import DefinitionError, RowError
+from featurecache.keys import escape
+from featurecache.lookup_waiting import Lookup, ViewKeys
+from featurecache.manifest import FeatureRef, Manifest, OnDemandSpec, ServiceSpec
+from featurecache.planning import (
+    client_inputs,
+    key_origins,
+    key_places,
+    needed_functions,
+    tensor_plans,
+    view_uses,
+)
+from featurecache.view_use import ViewRead
+
+MAX_ROWS = 10_000
+"""Of one request; each of them is a row of the store per view."""
+
+Context: TypeAlias = Sequence[str | int | float | bool | None]
+"""Values of the wanted parameters, then of the wanted headers; None where the request has none."""
+
+
+class Functions(Protocol):
+    """The functions of on-demand features."""
+
+    def compute(self, name: str, columns: list[Values]) -> Values:
+        """One call for the whole batch."""
+        ...
+
+
+class Wanted(msgspec.Struct):
+    """The rows that a request needs."""
+
+    views: list[ViewKeys]
+    """In the order of the plan's uses; without the rows of entities that the request leaves empty."""
+    rows: int
+    gaps: dict[int, list[int]]
+    """By use: rows of the request that name no entity."""
+    keys: dict[str, Values]
+    """The join keys, one value per row, for those that are features themselves."""
+
+
+class Filled(msgspec.Struct):
+    """A request, completed."""
+
+    tensors: tuple[Tensor, ...]
+    """In the model's order."""
+    reads: list[ViewRead]
+    rows: int
+    defaulted_values: int
+    """Values of views that stand in for what could not be had; nulls, which were written as such, do not count."""
+    values: int
+    """Values of views altogether."""
+
+    @property
+    def defaulted_fraction(self) -> float:
+        """0.0 … 1.0; 0.0 when the model uses no views."""
+        return self.defaulted_values / self.values if self.values else 0.0
+
+
+class ServicePlan:
+    """A feature service, made ready for one model."""
+
+    __slots__ = (
+        "_computed",
+        "_functions",
+        "_is_key_feature",
+        "_key_types",
+        "_keys",
+        "_request_inputs",
+        "_row_values",
+        "_use_numbers",
+        "client_inputs",
+        "headers",
+        "parameters",
+        "service",
+        "tensors",
+        "uses",
+    )
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        service: ServiceSpec,
+        model_inputs: Sequence[ModelInput],
+        key_sources: Mapping[str, str],
+        functions: Functions | None = None,
+    ) -> None:
+        """``key_sources``: join key → ``input:NAME``, ``parameter:NAME`` or ``header:NAME``; an input of the key's own
+        name where nothing is said. Raises ``DefinitionError`` when service, model and sources do not fit.
+        """
+        self.service = service
+        refs = needed_refs(manifest, service)
+        types = {key: parse_type(text) for key, text in key_types(manifest, service).items()}
+        self._key_types = types
+        self.uses, self._use_numbers = view_uses(manifest, refs)
+        self._computed = needed_functions(manifest, refs)
+        self._functions = functions
+        if self._computed and functions is None:
+            raise DefinitionError(f"on-demand feature '{self._computed[0].name}' needs its code")
+        self._is_key_feature = any(ref.kind == "key" for ref in refs)
+        sources = key_origins(types, key_sources)
+        self.parameters = tuple(one.name for one in sources.values() if one.kind == "parameter")
+        self.headers = tuple(one.name.lower() for one in sources.values() if one.kind == "header")
+        self._request_inputs = list(dict.fromkeys(ref.name for ref in refs if ref.kind == "input"))
+        self.client_inputs = client_inputs(
+            model_inputs,
+            [
+                (source.name, types[key])
+                for key, source in sources.items()
+                if source.kind == "input"
+            ],
+            [(name, manifest.input(name).parsed) for name in self._request_inputs],
+        )
+        self._keys = key_places(sources)
+        self.tensors = tensor_plans(
+            manifest, service, model_inputs, self._use_numbers, self.uses, types
+        )
+        self._row_values = [len(use.columns) for use in self.uses]
+
+    # -- before the lookup ----------------------------------------------------------------------------
+
+    def wanted(self, inputs: Sequence[Tensor], context: Context) -> Wanted:
+        """The rows that a request needs. ``inputs`` in the order of ``client_inputs``, each ``(rows, n)``.
+
+        Raises ``RowError`` for keys that cannot be one, and for inputs that disagree about the number of rows.
+        """
+        rows = len(inputs[0]) if inputs else 1
+        if rows > MAX_ROWS:
+            raise RowError(f"{rows} rows: at most {MAX_ROWS} can be looked up in one request")
+        if any(len(one) != rows for one in inputs):
+            raise RowError("the inputs have different numbers of rows")
+        ids: dict[str, list[bytes | None]] = {}
+        keys: dict[str, Values] = {}
+        for key, place, kind in self._keys:
+            type_ = self._key_types[key]
+            if kind == "input":
+                column = inputs[place].reshape(rows)
+                ids[key] = _parts(key, column.tolist())
+            else:
+                value = context[place if kind == "parameter" else place + len(self.parameters)]
+                one = _typed(key, type_, value)
+                ids[key] = _parts(key, [one]) * rows
+                column = _constant(key, type_, one, rows) if self._is_key_feature else inputs[0]
+            if self._is_key_feature:
+                keys[key] = column
+        gaps: dict[int, list[int]] = {}
+        views = []
+        for number, use in enumerate(self.uses):
+            found = _joined([ids[key] for key in use.keys])
+            if None in found:
+                gaps[number] = [i for i, one in enumerate(found) if one is None]
+                found = [one for one in found if one is not None]
+            views.append(ViewKeys(use.caching, use.row_keys(found)))  # type: ignore[arg-type]  # no None is left
+        return Wanted(views, rows, gaps, keys)
+
+    # -- behind it ------------------------------------------------------------------------------------
+
+    def fill(self, inputs: Sequence[Tensor], wanted: Wanted, found: Lookup, now_us: int) -> Filled:
+        """The model's inputs. ``now_us``: µs since 1970, by which rows have their age.
+
+        Raises ``UnfillableError`` where nothing may stand in for a value, ``FeatureError`` when an on-demand function
+        fails.
+        """
+        rows = wanted.rows
+        reads: list[ViewRead] = []
+        defaulted = 0
+        if len(self.uses) == 1 and not wanted.gaps:
+            reads.append(self.uses[0].read(found.rows, found.aged, now_us))
+        else:
+            self._read_each(reads, wanted, found, now_us)
+        for read, values in zip(reads, self._row_values, strict=True):
+            if read.defaulted_rows:
+                defaulted += read.defaulted_rows * values
+        named = self._named(inputs, wanted.keys)
+        for spec in self._computed:
+            self._compute(spec, reads, named)
+        tensors = tuple([plan.build(rows, reads, named) for plan in self.tensors])
+        return Filled(tensors, reads, rows, defaulted, rows * sum(self._row_values))
+
+    def _read_each(self, reads: list[ViewRead], wanted: Wanted, found: Lookup, now_us: int) -> None:
+        start = 0
+        for number, use in enumerate(self.uses):
+            end = start + len(wanted.views[number].keys)
+            mine = found.rows[start:end]
+            aged = {i - start for i in found.aged if start <= i < end} if found.aged else ()
+            start = end
+            missing = wanted.gaps.get(number)
+            if missing:
+                mine, aged = _with_gaps(mine, aged, missing, wanted.rows)
+            reads.append(use.read(mine, aged, now_us))
+
+    def _named(
+        self, inputs: Sequence[Tensor], keys: Mapping[str, Values]
+    ) -> dict[tuple[str, str], Values]:
+        named: dict[tuple[str, str], Values] = {}
+        first = len(self.client_inputs) - len(self._request_inputs)
+        for i, name in enumerate(self._request_inputs, first):
+            named["input", name] = inputs[i]
+        for key, column in keys.items():
+            named["key", key] = column
+        return named
+
+    def _compute(
+        self,
+        spec: OnDemandSpec,
+        reads: Sequence[ViewRead],
+        named: dict[tuple[str, str], Values],
+    ) -> None:
+        assert self._functions is not None
+        columns = [self._column(ref, reads, named) for ref in spec.inputs]
+        named["on_demand", spec.name] = self._functions.compute(spec.name, columns)
+
+    def _column(
+        self, ref: FeatureRef, reads: Sequence[ViewRead], named: Mapping[tuple[str, str], Values]
+    ) -> Values:
+        if ref.kind == "view":
+            return reads[self._use_numbers[ref.use]].table.column(ref.column)
+        column = named[ref.kind, ref.name]
+        is_single = ref.kind == "input" and column.ndim == 2 and column.shape[1] == 1
+        return column[:, 0] if is_single else column
+
+
+def _parts(key: str, values: Sequence[bytes | int]) -> list[bytes | None]:
+    """Key values as parts of ids; None for empty ones."""
+    try:
+        return [
+            (escape(one) if one else None) if isinstance(one, bytes) else b"%d" % one
+            for one in values
+        ]
+    except RowError as error:
+        raise RowError(f"key '{key}': {error}") from None
+
+
+def _typed(key: str, type_: ColumnType, value: object) -> bytes | int:
+    """A key out of a parameter or header; b"" when there is none."""
+    if value is None:
+        return b""
+    if type_.is_string:
+        if isinstance(value, str):
+            return value.encode()
+    elif isinstance(value, int) and not isinstance(value, bool):
+        return value
+    elif isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError:
+            pass
+    raise RowError(f"key '{key}' is {value!r}, and must be a {type_}")
+
+
+def _constant(key: str, type_: ColumnType, one: bytes | int, rows: int) -> Values:
+    if one == b"" and not type_.is_string:
+        raise RowError(f"key '{key}' is missing, and the model takes it as a value")
+    column = np.empty(rows, np.object_ if type_.is_string else type_.dtype)
+    column[:] = one
+    return column
+
+
+def _joined(parts: Sequence[list[bytes | None]]) -> list[bytes | None]:
+    """Ids of several parts each; None where a part is empty."""
+    if len(parts) == 1:
+        return parts[0]
+    rows: Iterable[tuple[bytes | None, ...]] = zip(*parts, strict=True)
+    return [None if None in row else b"|".join(row) for row in rows]  # type: ignore[arg-type]
+
+
+def _with_gaps(
+    rows: list[bytes | None], aged: Any, missing: Sequence[int], count: int
+) -> tuple[list[bytes | None], set[int]]:
+    """Rows and places as they stand once the rows that name no entity are put back."""
+    gone = set(missing)
+    places = [i for i in range(count) if i not in gone]
+    spread: list[bytes | None] = [None] * count
+    for place, row in zip(places, rows, strict=True):
+        spread[place] = row
+    return spread, {places[i] for i in aged}
