@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 
 from backends.batchability import Batchability, judge_batchability
 from backends.errors import FilesChanged, ModelLoadError
 from backends.fingerprint import current_fingerprint
-from backends.model_settings import ModelSettings
+from backends.model_settings import FeaturesSettings, ModelSettings
 from backends.onnx import OnnxBackend
 from backends.ports import Backend, Clock
 from backends.repository import (
@@ -30,6 +30,7 @@ from backends.repository import (
     scan_model,
     scan_repository,
 )
+from backends.signature import Signature
 from backends.triton_config import check_signature
 from backends.warmup import Warmup, WarmupTiming, warm_up
 
@@ -40,6 +41,24 @@ _CHANGED = (
 Stage = Literal["opening", "probing", "warming", "ready", "refused"]
 Report: TypeAlias = Callable[[Stage, str], None]
 """Called with the stage that begins, and the reason where it is a refusal."""
+
+
+class Fit(Protocol):
+    """What somebody else must be able to make of a version before it may serve."""
+
+    def __call__(self, features: FeaturesSettings, signature: Signature, /) -> object:
+        """Anything, kept in ``LoadedModel.fitted``; raises ``ModelLoadError`` when it does not fit."""
+        ...
+
+
+def fit_nothing(features: FeaturesSettings, signature: Signature, /) -> object:
+    """For whoever has no features: a version that asks for them cannot serve."""
+    if features.service:
+        raise ModelLoadError(
+            f"it takes its inputs from feature service '{features.service}', and this gateway has no "
+            "features: set `features.manifest` to the manifest that `headrace features apply` wrote"
+        )
+    return None
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -70,6 +89,8 @@ class LoadedModel(msgspec.Struct, frozen=True, eq=False):
     """Of the files it was loaded from, as in ``DesiredVersion``."""
     ignored: tuple[str, ...] = ()
     """What its ``config.pbtxt`` asks for in vain."""
+    fitted: object = None
+    """What the ``Fit`` made of the version."""
 
     @property
     def remarks(self) -> str:
@@ -210,9 +231,10 @@ def _without(problems: tuple[Problem, ...], key: tuple[str, str]) -> tuple[Probl
 class Loader:
     """Turns one desired version into a loaded one, in steps that it reports."""
 
-    def __init__(self, *, intra_op_threads: int, clock: Clock) -> None:
+    def __init__(self, *, intra_op_threads: int, clock: Clock, fit: Fit = fit_nothing) -> None:
         self._intra_op_threads = intra_op_threads
         self._clock = clock
+        self._fit = fit
 
     def load(self, model: DesiredModel, version: DesiredVersion, report: Report) -> LoadedModel:
         """Blocking. Raises ``ModelLoadError`` with the reason for the index.
@@ -245,8 +267,11 @@ class Loader:
 
     def _load(self, model: DesiredModel, version: DesiredVersion, report: Report) -> LoadedModel:
         settings = model.settings
+        if version.features is not None:
+            settings = msgspec.structs.replace(settings, features=version.features)
         report("opening", "")
         backend = self._open(model, version)
+        fitted = self._fit(settings.features, backend.signature)
         ignored: tuple[str, ...] = ()
         if model.triton is not None:
             ignored = model.triton.ignored + check_signature(model.triton, backend.signature)
@@ -267,6 +292,7 @@ class Loader:
             path=version.path,
             fingerprint=version.fingerprint,
             ignored=ignored,
+            fitted=fitted,
         )
 
     def _open(self, model: DesiredModel, version: DesiredVersion) -> OnnxBackend:
@@ -309,6 +335,7 @@ def load_repository(
     clock: Clock,
     on_progress: Callable[[Progress], None],
     only: Collection[str] | None = None,
+    fit: Fit = fit_nothing,
 ) -> RepositoryState:
     """Load everything under ``root`` that should be loaded, one version after another.
 
@@ -318,7 +345,7 @@ def load_repository(
     """
     desired = scan_repository(root)
     state = RepositoryState(desired, (), desired.problems)
-    loader = Loader(intra_op_threads=intra_op_threads, clock=clock)
+    loader = Loader(intra_op_threads=intra_op_threads, clock=clock, fit=fit)
     wanted = [
         (model, version)
         for model in desired.models

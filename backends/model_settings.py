@@ -26,11 +26,14 @@ InlineLimitUs: TypeAlias = Annotated[int, Meta(ge=0, le=1_000_000)]
 ThreadCount: TypeAlias = Annotated[int, Meta(ge=1, le=1024)]
 DeviceNumber: TypeAlias = Annotated[int, Meta(ge=0, le=1023)]
 RepeatCount: TypeAlias = Annotated[int, Meta(ge=1, le=1000)]
+LookupBudgetMs: TypeAlias = Annotated[float, Meta(ge=0.1, le=60_000)]
+Fraction: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 PriorityLevel: TypeAlias = Annotated[int, Meta(ge=1, le=16)]
 
 Sections: TypeAlias = Mapping[str, Mapping[str, Any]]
 """Values by section and key, as TOML would give them."""
 
+_KEY_SOURCE = re.compile(r"(input|parameter|header):\S+")
 _NO_CHOICE = "invalid enum value "
 
 # Keys that have a meaning only together: whoever writes one of the first takes over the others.
@@ -162,6 +165,32 @@ class WarmupSettings(_Section, frozen=True):
     """Runs of each batch size; the fastest is remembered."""
 
 
+class FeaturesSettings(_Section, frozen=True):
+    """``[features]``: which feature service completes the inputs of the model."""
+
+    service: str = ""
+    """The feature service of the manifest; empty: callers send all inputs themselves."""
+    lookup_budget_ms: LookupBudgetMs = 5.0
+    """How long a request may wait for the store, within its own deadline."""
+    max_defaulted_fraction: Fraction = 1.0
+    """The share of looked-up values of one request that may be defaults; above it the request
+    fails.
+    """
+    keys: dict[str, str] = {}
+    """Where a join key comes from: ``input:NAME``, ``parameter:NAME`` or ``header:NAME``. A key that
+    is not named here is an input tensor of its own name.
+    """
+
+    def __post_init__(self) -> None:
+        if self.keys and not self.service:
+            raise ValueError("`keys` has no effect without `service`")
+        for key, source in self.keys.items():
+            if not _KEY_SOURCE.fullmatch(source):
+                raise ValueError(
+                    f"`keys`: {key} comes from {source!r}; write input:NAME, parameter:NAME or header:NAME"
+                )
+
+
 class ModelSettings(_Section, frozen=True):
     """The whole of a ``model.toml``; what it does not write has its default."""
 
@@ -172,6 +201,22 @@ class ModelSettings(_Section, frozen=True):
     execution: ExecutionSettings = ExecutionSettings()
     onnxruntime: OnnxRuntimeSettings = OnnxRuntimeSettings()
     warmup: WarmupSettings = WarmupSettings()
+    features: FeaturesSettings = FeaturesSettings()
+
+
+def read_version_features(path: Path) -> FeaturesSettings | None:
+    """The ``[features]`` of one version's ``version.toml``; None where there is none.
+
+    It takes the place of the model's as a whole. Raises ``ModelLoadError`` as
+    ``read_model_settings`` does, and for any other section: that belongs to the model.
+    """
+    text = _text_of(path)
+    settings = parse_model_settings(text, source=str(path))
+    sections = set(tomllib.loads(text))
+    if sections - {"features"}:
+        others = ", ".join(f"[{one}]" for one in sorted(sections - {"features"}))
+        raise ModelLoadError(f"{path}: {others} counts for all versions: write it in model.toml")
+    return settings.features if sections else None
 
 
 def read_model_settings(path: Path, below: Sections | None = None) -> ModelSettings:
@@ -180,15 +225,18 @@ def read_model_settings(path: Path, below: Sections | None = None) -> ModelSetti
     A missing file writes nothing. Raises ``ModelLoadError`` naming the file, the key and what would
     be right.
     """
+    return parse_model_settings(_text_of(path), source=str(path), below=below)
+
+
+def _text_of(path: Path) -> str:
     try:
-        text = path.read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8")
     except FileNotFoundError:
-        text = ""
+        return ""
     except UnicodeDecodeError as error:
         raise ModelLoadError(f"{path}: not UTF-8 text (byte {error.start})") from error
     except OSError as error:
         raise ModelLoadError(f"{path}: cannot be read: {error.strerror}") from error
-    return parse_model_settings(text, source=str(path), below=below)
 
 
 def parse_model_settings(text: str, *, source: str, below: Sections | None = None) -> ModelSettings:
@@ -281,6 +329,8 @@ def _explain(problem: str) -> str:
     what = what[:1].lower() + what[1:]
     if what.startswith(_NO_CHOICE):
         what = f"must be {_choices(key)}, not {what.removeprefix(_NO_CHOICE)}"
+    if key.startswith("features.keys") and "a table" in what:
+        what += '; write keys = { origin = "input:origin" }'
     if key.startswith("onnxruntime.session_config") and "a table" in what:
         what += '; quote keys that contain dots: "session.some_option" = "1"'
     return f"`{key}`: {what}" if key else what

@@ -15,10 +15,17 @@ import msgspec
 
 from backends.errors import ModelLoadError, RepositoryError
 from backends.fingerprint import SETTINGS_FILES, settings_fingerprint, version_fingerprint
-from backends.model_settings import ModelSettings, VersionSettings, read_model_settings
+from backends.model_settings import (
+    FeaturesSettings,
+    ModelSettings,
+    VersionSettings,
+    read_model_settings,
+    read_version_features,
+)
 from backends.triton_config import MODEL_FILE, TritonConfig, read_triton_config
 
 SETTINGS_FILE, TRITON_FILE = SETTINGS_FILES
+VERSION_FILE = "version.toml"
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
 _NUMBER = re.compile(r"[0-9]+", re.ASCII)
@@ -32,6 +39,8 @@ class DesiredVersion(msgspec.Struct, frozen=True):
     """The model file, in the version's folder."""
     fingerprint: str
     """The state of the version's files and of its model's settings; equal texts, equal states."""
+    features: FeaturesSettings | None = None
+    """Of its ``version.toml``; None: those of its model."""
 
 
 class DesiredModel(msgspec.Struct, frozen=True):
@@ -179,13 +188,14 @@ def _scan_model(
         try:
             _refuse_absence(path, number, numbers)
             fingerprint = version_fingerprint(path.parent, state)
+            features = read_version_features(path.parent / VERSION_FILE)
         except ModelLoadError as error:
             problems.append(Problem(name, str(number), str(error)))
         except OSError as error:
             reason = f"{path} cannot be read: {error.strerror}"
             problems.append(Problem(name, str(number), reason))
         else:
-            found.append(DesiredVersion(str(number), path, fingerprint))
+            found.append(DesiredVersion(str(number), path, fingerprint, features))
     if not found:
         return None, problems
     return DesiredModel(name, settings, tuple(found), triton, state), problems

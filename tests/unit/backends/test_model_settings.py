@@ -9,7 +9,13 @@ import msgspec
 import pytest
 
 from backends.errors import ModelLoadError
-from backends.model_settings import ModelSettings, parse_model_settings, read_model_settings
+from backends.model_settings import (
+    FeaturesSettings,
+    ModelSettings,
+    parse_model_settings,
+    read_model_settings,
+    read_version_features,
+)
 
 PAGE = Path(__file__).parents[3] / "docs" / "model-toml.md"
 
@@ -73,6 +79,11 @@ def test_every_key_can_be_written() -> None:
         [warmup]
         enabled = false
         runs = 5
+        [features]
+        service = "flights"
+        lookup_budget_ms = 2
+        max_defaulted_fraction = 0.5
+        keys = { origin = "header:x-origin" }
         """
     )
     written = msgspec.to_builtins(settings)
@@ -205,3 +216,41 @@ def test_a_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.toml").mkdir()
     with pytest.raises(ModelLoadError, match="cannot be read: Is a directory"):
         read_model_settings(tmp_path / "model.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('keys = { origin = "cookie:o" }', "write input:NAME, parameter:NAME or header:NAME"),
+        ('keys = { origin = "input:" }', "write input:NAME, parameter:NAME or header:NAME"),
+        ("max_defaulted_fraction = 1.5", "`features.max_defaulted_fraction`"),
+        ("lookup_budget_ms = 0", "`features.lookup_budget_ms`"),
+        ('keys = "origin"', 'write keys = { origin = "input:origin" }'),
+    ],
+)
+def test_features_that_cannot_be_meant_are_refused(text: str, problem: str) -> None:
+    assert problem in refusal(f'[features]\nservice = "flights"\n{text}')
+
+
+def test_keys_without_a_service_are_refused() -> None:
+    assert "no effect without `service`" in refusal('[features]\nkeys = { o = "input:o" }')
+
+
+def test_a_version_may_have_features_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "version.toml"
+    assert read_version_features(file) is None
+    file.write_text('[features]\nservice = "v2"\n')
+    found = read_version_features(file)
+    assert found is not None
+    assert found.service == "v2"
+    file.write_text("[features]\n")
+    assert read_version_features(file) == FeaturesSettings()
+
+
+def test_a_version_decides_nothing_but_its_features(tmp_path: Path) -> None:
+    file = tmp_path / "version.toml"
+    file.write_text("[batching]\nmax_batch_size = 3\n")
+    with pytest.raises(
+        ModelLoadError, match=r"version\.toml: \[batching\] counts for all versions"
+    ):
+        read_version_features(file)
