@@ -1,0 +1,518 @@
+"""Lookups one situation at a time, on invented time; all of them together: test_lookup_invariants.py."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+import pytest
+
+from featurecache.breaker import BreakerLimits, BreakerState
+from featurecache.lookup import CORRUPT, UNREACHABLE, Caching, Lookup, RowLookup, ViewKeys
+from featurecache.lookup_limits import LookupLimits
+from tests.sim.virtual_loop import VirtualLoop
+from tests.support.scripted_rows import Mode, ScriptedRows, make_row
+
+KEPT = Caching(10.0)
+PLAIN = Caching(0.0)
+BUDGET_S = 0.005
+
+
+class World:
+    """One lookup over a scripted store with the rows k0 to k9."""
+
+    def __init__(self, breaker: BreakerLimits | None = None, **limits: Any) -> None:
+        self.loop = VirtualLoop(callback_cost_s=0.0)
+        self.source = ScriptedRows(self.loop)
+        for number in range(10):
+            self.source.versions[b"k%d" % number] = 1
+        self.lookup = RowLookup(
+            self.source,
+            loop=self.loop,
+            clock=self.loop.clock,
+            limits=LookupLimits(**limits),
+            random_unit=lambda: 0.5,
+            breaker=breaker,
+        )
+        self.done: list[Lookup] = []
+
+    def ask(
+        self, *keys: bytes, caching: Caching = KEPT, budget_s: float = BUDGET_S, told: bool = True
+    ) -> Lookup:
+        lookup = self.lookup.ask([ViewKeys(caching, list(keys))], self.loop.now_s + budget_s)
+        if told and not lookup.settled:
+            lookup.on_done = lambda: self.done.append(lookup)
+        return lookup
+
+    def run(self, seconds: float = 0.05) -> None:
+        until_s = self.loop.now_s + seconds
+        self.loop.call_at(until_s, lambda: None)
+        while self.loop.now_s < until_s or not self.loop.about_to_sleep:
+            assert self.loop.run_turn()
+
+    def trip(self) -> None:
+        """Open the breaker with three reads that fail."""
+        self.source.mode = Mode.REFUSES
+        for number in range(3):
+            self.ask(b"trip%d" % number, caching=PLAIN)
+            self.run(0.001)
+        assert self.lookup.snapshot().breaker is BreakerState.OPEN
+
+
+def rows(*keys: bytes, version: int = 1) -> list[bytes | None]:
+    return [make_row(key, version) for key in keys]
+
+
+def test_what_copies_have_is_settled_at_once_and_asks_nobody() -> None:
+    world = World()
+    first = world.ask(b"k0", b"k1")
+    assert not first.settled
+    world.run()
+    assert first.rows == rows(b"k0", b"k1")
+    assert world.done == [first]
+    second = world.ask(b"k1", b"k0")
+    assert second.settled
+    assert second.rows == rows(b"k1", b"k0")
+    assert len(world.source.fetches) == 1
+
+
+def test_nothing_asked_for_is_settled() -> None:
+    assert World().lookup.ask([], 0.0).settled
+    assert World().ask().rows == []
+
+
+def test_rows_of_several_views_stand_in_order() -> None:
+    world = World()
+    world.ask(b"k2")
+    world.run()
+    wanted = [ViewKeys(PLAIN, [b"k0", b"no"]), ViewKeys(KEPT, [b"k2", b"k3"]), ViewKeys(PLAIN, [])]
+    lookup = world.lookup.ask(wanted, world.loop.now_s + BUDGET_S)
+    world.run()
+    assert lookup.rows == [make_row(b"k0", 1), None, *rows(b"k2", b"k3")]
+
+
+def test_one_turn_makes_at_most_two_reads_whoever_asks() -> None:
+    world = World()
+    for number in range(30):
+        caching = KEPT if number % 2 else PLAIN
+        world.ask(b"k%d" % (number % 6), b"k%d" % ((number + 2) % 6), caching=caching)
+    world.run()
+    fetched = [(set(keys), track) for keys, track, _ in world.source.fetches]
+    assert sorted(fetched, key=lambda one: one[1]) == [
+        ({b"k0", b"k2", b"k4"}, False),
+        ({b"k1", b"k3", b"k5"}, True),
+    ]
+    assert len(world.done) == 30
+
+
+def test_the_same_key_twice_in_one_lookup_fills_both_slots() -> None:
+    world = World()
+    lookup = world.ask(b"k0", b"k1", b"k0", b"k0")
+    world.run()
+    assert lookup.rows == rows(b"k0", b"k1", b"k0", b"k0")
+    assert world.source.fetches[0][0] == (b"k0", b"k1")
+
+
+def test_long_lookups_go_in_chunks_and_few_at_a_time() -> None:
+    world = World(keys_per_read=500, max_reads_in_flight=2)
+    lookup = world.ask(*[b"n%04d" % number for number in range(1700)], budget_s=1.0)
+    world.loop.run_turn()
+    assert world.source.reads_in_flight == 2
+    world.run()
+    assert [len(keys) for keys, _, _ in world.source.fetches] == [500, 500, 500, 200]
+    assert lookup.settled
+    assert lookup.rows == [None] * 1700
+
+
+def test_keys_asked_for_while_all_reads_are_in_flight_go_together() -> None:
+    world = World(max_reads_in_flight=1)
+    for number in range(5):
+        world.ask(b"k%d" % number)
+        world.loop.call_at(world.loop.now_s + 20e-6, lambda: None)
+        world.loop.run_turn()
+        world.loop.run_turn()
+    world.run()
+    assert [len(keys) for keys, _, _ in world.source.fetches] == [1, 4]
+    assert len(world.done) == 5
+
+
+def test_a_view_without_ttl_is_never_kept_nor_tracked_but_shares_reads() -> None:
+    world = World()
+    world.ask(b"k0", caching=PLAIN)
+    world.run(0.0001)
+    world.ask(b"k0", caching=PLAIN)
+    world.run()
+    assert len(world.source.fetches) == 1
+    assert not world.source.fetches[0][1]
+    assert not world.ask(b"k0", caching=PLAIN).settled
+    assert world.lookup.snapshot().cache_entries == 0
+
+
+def test_without_a_near_cache_nothing_is_tracked() -> None:
+    world = World(near_cache_bytes=0)
+    world.ask(b"k0")
+    world.run()
+    assert not world.source.fetches[0][1]
+    assert not world.ask(b"k0").settled
+
+
+def test_no_such_row_is_kept_for_a_short_time() -> None:
+    world = World()
+    world.ask(b"no")
+    world.run(1.9)
+    again = world.ask(b"no")
+    assert (again.settled, again.rows) == (True, [None])
+    world.run(0.3)
+    assert not world.ask(b"no").settled
+
+
+def test_a_damaged_row_is_handed_out_as_such_and_soon_read_again() -> None:
+    world = World()
+    world.source.garbled.add(b"k0")
+    lookup = world.ask(b"k0", b"k1")
+    world.run(0.01)
+    assert lookup.rows == [CORRUPT, make_row(b"k1", 1)]
+    assert world.ask(b"k0").rows == [CORRUPT]
+    assert world.lookup.counters.corrupt_rows == 1
+    world.source.garbled.clear()
+    world.run(2.3)
+    later = world.ask(b"k0")
+    world.run(0.01)
+    assert later.rows == rows(b"k0")
+
+
+@pytest.mark.parametrize("row", [b"x", bytes(40), make_row(b"k0", 1)[:-8]])
+def test_what_is_no_row_is_corrupt(row: bytes) -> None:
+    world = World()
+    world.source.fetch = lambda keys, done, *, track: world.loop.call_soon(  # type: ignore[method-assign]
+        lambda: done([row], None)
+    )
+    lookup = world.ask(b"k0")
+    world.run()
+    assert lookup.rows == [CORRUPT]
+
+
+def test_a_deadline_settles_with_what_is_at_hand_and_the_read_goes_on() -> None:
+    world = World()
+    world.ask(b"k0")
+    world.run(10.5)  # its copy is old now
+    world.source.latency_s = 0.02
+    asked_s = world.loop.now_s
+    lookup = world.ask(b"k0", b"k1", told=False)
+    settled_s: list[float] = []
+    lookup.on_done = lambda: settled_s.append(world.loop.now_s)
+    world.run(0.01)
+    assert lookup.rows == [make_row(b"k0", 1), UNREACHABLE]
+    assert lookup.aged == {0}
+    assert settled_s == [asked_s + BUDGET_S]
+    world.run(0.02)
+    late = world.ask(b"k0", b"k1")
+    assert late.settled
+    assert late.aged == set()
+    assert late.rows == rows(b"k0", b"k1")
+
+
+def test_an_earlier_deadline_is_met_while_a_later_one_waits() -> None:
+    world = World()
+    world.source.latency_s = 0.03
+    late = world.ask(b"k0", budget_s=0.05)
+    early = world.ask(b"k0", budget_s=0.01)
+    endless = world.lookup.ask([ViewKeys(KEPT, [b"k0"])], inf)
+    world.run(0.0101)
+    assert (early.rows, late.settled) == ([UNREACHABLE], False)
+    world.run(0.03)
+    assert late.rows == endless.rows == rows(b"k0")
+
+
+def test_a_deadline_that_has_passed_asks_nobody() -> None:
+    world = World()
+    lookup = world.ask(b"k0", budget_s=0.0)
+    assert (lookup.settled, lookup.rows) == (True, [UNREACHABLE])
+    world.run()
+    assert not world.source.fetches
+
+
+def test_who_goes_away_is_not_called_and_disturbs_nobody() -> None:
+    world = World()
+    gone, stays = world.ask(b"k0"), world.ask(b"k0")
+    world.run(0.0001)
+    world.lookup.detach(gone)
+    world.run()
+    assert world.done == [stays]
+    assert stays.rows == rows(b"k0")
+    world.lookup.detach(gone)
+    world.lookup.detach(stays)
+    assert world.lookup.counters.detached_lookups == 1
+
+
+def test_what_nobody_waits_for_any_longer_is_not_sent() -> None:
+    world = World(max_reads_in_flight=1)
+    world.ask(b"k0")
+    world.run(0.0001)
+    gone, stays = world.ask(b"k1", b"k2"), world.ask(b"k2")
+    world.lookup.detach(gone)
+    world.run()
+    assert [keys for keys, _, _ in world.source.fetches] == [(b"k0",), (b"k2",)]
+    assert world.lookup.counters.abandoned_keys == 1
+    assert stays.rows == rows(b"k2")
+
+
+def test_a_copy_is_gone_when_its_row_changes() -> None:
+    world = World()
+    world.ask(b"k0")
+    world.run()
+    world.source.write(b"k0")
+    assert world.ask(b"k0").settled  # the news is still on its way
+    world.run()
+    lookup = world.ask(b"k0")
+    assert not lookup.settled
+    world.run()
+    assert lookup.rows == rows(b"k0", version=2)
+    assert world.lookup.counters.invalidated_rows == 1
+
+
+def test_after_forgetting_no_copy_is_fresh_but_old_ones_help_when_the_store_fails() -> None:
+    world = World()
+    world.ask(b"k0")
+    world.run()
+    world.source.forget()
+    assert not world.ask(b"k0").settled
+    world.source.forget()
+    world.source.mode = Mode.REFUSES
+    world.run()
+    lookup = world.ask(b"k0")
+    world.run()
+    assert (lookup.rows, lookup.aged) == (rows(b"k0"), {0})
+
+
+def test_what_is_in_flight_while_everything_is_forgotten_is_handed_out_but_not_kept() -> None:
+    world = World()
+    lookup = world.ask(b"k0")
+    world.run(0.0002)
+    world.source.forget()
+    world.run()
+    assert lookup.rows == rows(b"k0")
+    assert not world.ask(b"k0").settled
+
+
+def test_a_copy_near_its_end_is_read_again_once_while_it_serves() -> None:
+    world = World()
+    world.ask(b"k0", b"k1")
+    world.run(9.5)
+    world.source.versions[b"k0"] = 2  # the store said nothing: a source that does not track
+    for _ in range(5):
+        lookup = world.ask(b"k0")
+        assert (lookup.settled, lookup.rows) == (True, rows(b"k0"))
+    world.run(0.6)
+    assert [keys for keys, _, _ in world.source.fetches] == [(b"k0", b"k1"), (b"k0",)]
+    assert world.ask(b"k0").rows == rows(b"k0", version=2)
+    assert world.lookup.counters.renewals == 1
+
+
+def test_a_source_that_fails_is_not_waited_for() -> None:
+    world = World()
+    world.source.mode = Mode.REFUSES
+    lookup = world.ask(b"k0", budget_s=1.0)
+    world.run(0.001)
+    assert (lookup.settled, lookup.rows) == (True, [UNREACHABLE])
+
+
+def test_an_open_breaker_answers_at_once_tries_the_store_and_closes() -> None:
+    world = World()
+    world.trip()
+    fetches = len(world.source.fetches)
+    assert world.ask(b"k0").rows == [UNREACHABLE]
+    world.run(0.9)
+    world.source.mode = Mode.WELL
+    assert world.ask(b"k0").settled
+    assert len(world.source.fetches) == fetches
+    world.run(0.1)
+    assert world.ask(b"k0", b"k1").rows == [UNREACHABLE, UNREACHABLE]  # and these try the store
+    assert world.ask(b"k2").settled
+    assert world.source.fetches[fetches:] == [((b"k0", b"k1"), True, world.loop.turn)]
+    assert world.lookup.snapshot().breaker is BreakerState.HALF_OPEN
+    world.run(0.01)
+    assert world.lookup.snapshot().breaker is BreakerState.CLOSED
+    assert world.ask(b"k0", b"k1").rows == rows(b"k0", b"k1")
+
+
+def test_a_store_that_answers_too_late_is_not_back() -> None:
+    world = World()
+    world.trip()
+    world.source.mode = Mode.WELL
+    world.source.latency_s = 0.02
+    world.run(1.0)
+    world.ask(b"k0")
+    world.run(0.05)
+    assert world.lookup.snapshot().breaker is BreakerState.OPEN
+    assert world.ask(b"k0").rows == rows(b"k0")  # the answer is not wasted
+    world.source.latency_s = 0.001
+    world.run(2.0)
+    world.ask(b"k1")
+    world.run(0.05)
+    assert world.lookup.snapshot().breaker is BreakerState.CLOSED
+
+
+def test_silence_opens_the_breaker_once_for_each_read_however_many_wait() -> None:
+    world = World()
+    world.source.mode = Mode.SILENT
+    for number in range(2):
+        for _ in range(20):
+            world.ask(b"k%d" % number)
+        world.run(0.006)
+    assert world.lookup.counters.late_reads == 2
+    assert world.lookup.snapshot().breaker is BreakerState.CLOSED
+    world.ask(b"k2")
+    world.run(0.006)
+    assert world.lookup.snapshot().breaker is BreakerState.OPEN
+    world.run(0.2)
+    assert world.lookup.counters.late_reads == 3
+    assert world.lookup.snapshot().breaker_opened == 1
+
+
+def test_a_read_that_hardly_began_is_not_blamed() -> None:
+    world = World()
+    for number in range(9):
+        lookup = world.ask(b"k%d" % number, budget_s=0.3e-3)
+        world.run(0.01)
+        assert lookup.rows == [UNREACHABLE]
+    assert world.lookup.counters.late_reads == 0
+
+
+def test_a_process_that_was_busy_does_not_blame_the_store() -> None:
+    world = World()
+    for number in range(9):
+        world.ask(b"k%d" % number)
+        world.loop.run_turn()
+        world.loop.advance(0.02)  # the loop was held up; the timer rings before the answer is read
+        world.source.latency_s = 0.03
+        world.run(0.05)
+    assert world.lookup.counters.late_reads == 0
+    assert world.lookup.snapshot().breaker is BreakerState.CLOSED
+
+
+def test_when_the_breaker_opens_nobody_waits_for_what_was_not_sent() -> None:
+    world = World(breaker=BreakerLimits(failures=1), max_reads_in_flight=1)
+    world.source.mode = Mode.REFUSES
+    world.ask(b"k0", budget_s=1.0)
+    world.run(0.0001)
+    unsent = world.ask(b"k1", b"k2", budget_s=1.0)
+    world.run(0.001)
+    assert unsent.rows == [UNREACHABLE, UNREACHABLE]
+    assert len(world.source.fetches) == 1
+
+
+def test_beyond_its_bounds_a_lookup_takes_what_is_at_hand() -> None:
+    world = World(max_pending_keys=3, max_waiting_slots=5)
+    world.ask(b"k9")
+    world.run()
+    fits = world.ask(b"k0", b"k1", b"k2")
+    refused = world.ask(b"k9", b"k3")
+    assert (refused.settled, refused.rows) == (True, [*rows(b"k9"), UNREACHABLE])
+    joins = world.ask(b"k0", b"k1")
+    too_many = world.ask(b"k0")
+    assert (joins.settled, too_many.settled) == (False, True)
+    world.run()
+    assert fits.rows == rows(b"k0", b"k1", b"k2")
+    assert joins.rows == rows(b"k0", b"k1")
+    assert world.lookup.counters.refused_lookups == 2
+    assert not world.ask(b"k3").settled
+
+
+def test_what_follows_a_lookup_may_ask_again_let_go_of_others_or_fail(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World()
+    first, second, third = (world.ask(b"k0", told=False) for _ in range(3))
+    again: list[Lookup] = []
+
+    def follow() -> None:
+        world.lookup.detach(second)
+        again.append(world.ask(b"k0"))
+        again.append(world.ask(b"k1"))
+        raise RuntimeError("a bug elsewhere")
+
+    first.on_done = follow
+    second.on_done = lambda: pytest.fail("it was let go of")
+    third.on_done = lambda: world.done.append(third)
+    world.run()
+    assert world.done == [third, again[1]]
+    assert again[0].settled
+    assert "what follows a lookup failed" in caplog.text
+
+
+def test_a_source_that_breaks_its_word_leaves_nothing_behind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World(max_read_s=0.05)
+    fetch = world.source.fetch
+    world.source.fetch = lambda keys, done, *, track: 1 / 0  # type: ignore[method-assign]
+    raised = world.ask(b"k0")
+    world.run()
+    assert raised.rows == [UNREACHABLE]
+    silent: list[Any] = []
+    world.source.fetch = lambda keys, done, *, track: silent.append(done)  # type: ignore[method-assign]
+    world.ask(b"k0")
+    world.run(0.1)
+    world.ask(b"k0")  # its deadline notices how long the first has been away
+    world.run(0.01)
+    world.source.fetch = fetch  # type: ignore[method-assign]
+    after = world.ask(b"k0")
+    world.run(0.01)
+    assert after.rows == rows(b"k0")
+    silent[0](rows(b"k1"), None)  # at last: nobody listens
+    assert world.ask(b"k0").rows == rows(b"k0")
+    assert world.lookup.snapshot().pending_keys == 0
+    assert "raised out of fetch" in caplog.text
+
+
+def test_an_answer_of_another_length_is_an_error() -> None:
+    world = World()
+    world.source.fetch = lambda keys, done, *, track: world.loop.call_soon(  # type: ignore[method-assign]
+        lambda: done(rows(b"k0"), None)
+    )
+    lookup = world.ask(b"k0", b"k1")
+    world.run()
+    assert lookup.rows == [UNREACHABLE, UNREACHABLE]
+    assert world.lookup.counters.failed_reads == 1
+
+
+def test_the_snapshot_counts() -> None:
+    world = World()
+    world.ask(b"k0", b"no")
+    now = world.lookup.snapshot()
+    assert (now.pending_keys, now.waiting_slots, now.waiting_lookups) == (2, 2, 1)
+    world.run()
+    world.ask(b"k0", b"no", b"k1")
+    world.run()
+    now = world.lookup.snapshot()
+    counters = now.counters
+    assert (counters.lookups, counters.slots, counters.missed_slots) == (2, 5, 3)
+    assert (counters.reads, counters.read_keys, counters.absent_rows) == (2, 3, 1)
+    assert (now.pending_keys, now.waiting_slots, now.waiting_lookups, now.reads_in_flight) == (
+        (0,) * 4
+    )
+    assert (now.cache_entries, now.negative_entries) == (3, 1)
+    counters.lookups = 99
+    assert world.lookup.counters.lookups == 2
+
+
+def test_settled_lookups_are_not_held_until_their_deadline() -> None:
+    world = World()
+    for number in range(2000):
+        world.ask(b"m%d" % number, budget_s=3600.0)
+        world.run(0.001)
+    assert len(world.lookup._deadlines) < 100
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"keys_per_read": 501}, "give 1 to 500"),
+        ({"max_reads_in_flight": 0}, "max_reads_in_flight is 0: give more than 0"),
+        ({"near_cache_bytes": -1}, "near_cache_bytes is -1: give 0 or more"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(settings: dict[str, int], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        LookupLimits(**settings)
