@@ -1,7 +1,7 @@
 # One command for each chore. Every target first sets up .venv where that is needed.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test sim check bench bench-operations fuzz soak perf-analyzer docker-check protos clean
+.PHONY: help setup demo serve test sim check feast-check bench bench-operations fuzz soak perf-analyzer docker-check protos clean
 
 PYTHON := .venv/bin/python
 
@@ -63,6 +63,10 @@ perf-analyzer: setup  ## drive both fronts with Triton's perf_analyzer, write do
 
 docker-check: setup  ## do what the Dockerfile does, without Docker
 	@$(PYTHON) -m scripts.docker_check
+
+feast-check: setup  ## read a store that the real feast writes (installs it beside, 600 MB)
+	@sh scripts/feast_venv.sh
+	$(PYTHON) -m pytest -m feast tests/e2e/test_feast_layout.py $(ARGS)
 
 protos: setup  ## compile protos/*.proto anew
 	@$(PYTHON) scripts/generate_protos.py

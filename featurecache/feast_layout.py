@@ -12,12 +12,14 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping, Sequence
-from itertools import chain, groupby
+from itertools import groupby
 
 import msgspec
 
+from featurecache.codec import RowCodec
 from featurecache.columns import ColumnType
-from featurecache.errors import DefinitionError, RowError
+from featurecache.errors import DefinitionError
+from featurecache.feast_values import check_type
 from featurecache.manifest import EntitySpec, Manifest, ViewSpec
 
 _KEY_TAGS = {"string": 2, "int32": 3, "int64": 4}
@@ -90,7 +92,11 @@ class FeastEntity:
 
 def _value_of(kind: str, part: bytes) -> bytes | None:
     if kind == "string":
-        return _ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()), part) if b"%" in part else part
+        return (
+            _ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()), part)
+            if b"%" in part
+            else part
+        )
     try:
         return _INTS[kind].pack(int(part))
     except (ValueError, struct.error):
@@ -115,16 +121,20 @@ class FeastView:
     def __init__(self, view: ViewSpec, feast_name: str = "") -> None:
         self.name = view.name
         self.entity = view.entity
-        self.schema = view.schema
+        self.codec = RowCodec(view.schema)
         name = feast_name or view.name
-        columns = sorted(((one.name, one.parsed) for one in view.columns), key=lambda one: str(one[1]))
+        columns = sorted(
+            ((one.name, one.parsed) for one in view.columns), key=lambda one: str(one[1])
+        )
         self.runs: list[Run] = []
         start = 0
         for _, together in groupby(columns, key=lambda one: str(one[1])):
             run = list(together)
+            check_type(run[0][1])
             self.runs.append(Run(run[0][1], tuple(column for column, _ in run), start))
             start += len(run)
         self.fields = [*(field_of(name, column) for column, _ in columns), event_time_field(name)]
+        self.packed_fields = b"".join(b"\r\n$%d\r\n%b" % (len(one), one) for one in self.fields)
         self._refuse_clashes([column for column, _ in columns])
 
     def _refuse_clashes(self, columns: Sequence[str]) -> None:
@@ -136,3 +146,90 @@ class FeastView:
                 raise DefinitionError(
                     f"view '{self.name}': feast keeps '{other}' and '{column}' in the same field; rename one in feast"
                 )
+
+
+class Reads(msgspec.Struct):
+    """Entities that are asked for the same views: one command each, in this order."""
+
+    views: list[FeastView]
+    hashes: list[bytes]
+    slots: list[list[int]]
+    """For each entity, where the row of each view goes."""
+
+    @property
+    def width(self) -> int:
+        """Values in each reply."""
+        return sum(len(view.fields) for view in self.views)
+
+    def commands(self) -> list[bytes]:
+        """Packed, one ``HMGET`` per entity."""
+        head = b"*%d\r\n$5\r\nHMGET\r\n" % (2 + self.width)
+        tail = b"".join(view.packed_fields for view in self.views) + b"\r\n"
+        return [b"%b$%d\r\n%b%b" % (head, len(name), name, tail) for name in self.hashes]
+
+
+class Plan(msgspec.Struct):
+    """How some of our keys are read from feast's store."""
+
+    reads: list[Reads]
+    unknown: list[int]
+    """Slots of keys of a view or entity that is not in the manifest."""
+    impossible: list[int]
+    """Slots of keys whose id no entity of the kind can have: nothing is asked, there is no such row."""
+
+
+class FeastLayout:
+    """How the views of a manifest lie in the store of feast's ``project``.
+
+    ``names``: views that feast calls otherwise, ours → feast's (``rates`` → ``rates_v2``).
+    Raises ``DefinitionError`` for types that feast cannot hold.
+    """
+
+    def __init__(
+        self, manifest: Manifest, project: str, names: Mapping[str, str] | None = None
+    ) -> None:
+        called = dict(names or {})
+        for name in called:
+            manifest.view(name)  # refuses what is not there
+        self._entities = {one.name.encode(): FeastEntity(one, project) for one in manifest.entities}
+        self._views = {
+            one.name.encode(): FeastView(one, called.get(one.name, "")) for one in manifest.views
+        }
+
+    def plan(self, keys: Sequence[bytes]) -> Plan:
+        """The reads for keys of ours (``keys.py``), which are all different."""
+        plan = Plan([], [], [])
+        together: dict[bytes, tuple[list[bytes], list[int]]] = {}
+        for slot, key in enumerate(keys):
+            who, _, view = key.partition(b"{")[2].partition(b"}:")
+            if view not in self._views or who.partition(b":")[0] not in self._entities:
+                plan.unknown.append(slot)
+                continue
+            views, slots = together.setdefault(who, ([], []))
+            views.append(view)
+            slots.append(slot)
+        reads: dict[tuple[bytes, ...], Reads] = {}
+        for who, (names, slots) in together.items():
+            self._add(plan, reads, who, names, slots)
+        plan.reads = list(reads.values())
+        return plan
+
+    def _add(
+        self,
+        plan: Plan,
+        reads: dict[tuple[bytes, ...], Reads],
+        who: bytes,
+        names: list[bytes],
+        slots: list[int],
+    ) -> None:
+        entity_name, _, entity_id = who.partition(b":")
+        hash_name = self._entities[entity_name].key_of(entity_id)
+        if hash_name is None:
+            plan.impossible += slots
+            return
+        same = reads.get((entity_name, *names))
+        if same is None:
+            views = [self._views[name] for name in names]
+            same = reads[entity_name, *names] = Reads(views, [], [])
+        same.hashes.append(hash_name)
+        same.slots.append(slots)

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from featurecache.columns import ColumnType, Values
+from featurecache.columns import MAX_STRING_BYTES, ColumnType, Values
 from featurecache.errors import DefinitionError, RowError
 
 Flags = npt.NDArray[np.bool_]
@@ -27,7 +27,9 @@ NULL_VALUE = b"\x98\x01\x00"
 _STRING = 0x12
 _FLOAT, _DOUBLE = 0x35, 0x29
 _INT32, _INT64, _BOOL, _UNIX_TIMESTAMP = 0x18, 0x20, 0x38, 0x40
-_FIXED = {  # kind → the tags it may be filled from, with what lies behind each
+_FIXED: dict[
+    str, dict[int, np.dtype[Any]]
+] = {  # kind → the tags it may be filled from, with what lies behind each
     "float32": {_FLOAT: np.dtype("<f4")},
     "float64": {_DOUBLE: np.dtype("<f8"), _FLOAT: np.dtype("<f4")},
 }
@@ -113,7 +115,9 @@ class _Cut:
 
     def __init__(self, raw: Sequence[Raw]) -> None:
         there = [b"" if one is None or one == NULL_VALUE else one for one in raw]
-        joined = b"".join(there) + bytes(1 + MAX_VARINT_BYTES)  # so that looking ahead never leaves it
+        joined = b"".join(there) + bytes(
+            1 + MAX_VARINT_BYTES
+        )  # so that looking ahead never leaves it
         self.bytes = np.frombuffer(joined, np.uint8)
         self.sizes = np.fromiter(map(len, there), np.int64, len(there))
         self.starts = np.cumsum(self.sizes) - self.sizes
@@ -122,7 +126,9 @@ class _Cut:
 
     def after_tag(self, which: Flags, width: int) -> npt.NDArray[np.uint8]:
         """``(n, width)``: the bytes behind the tags of some values."""
-        taken: npt.NDArray[np.uint8] = self.bytes[self.starts[which, None] + np.arange(1, 1 + width)]
+        taken: npt.NDArray[np.uint8] = self.bytes[
+            self.starts[which, None] + np.arange(1, 1 + width)
+        ]
         return taken
 
 
@@ -195,8 +201,8 @@ def _string(raw: bytes) -> bytes:
     if raw[0] != _STRING:
         raise RowError("no string")
     size, at = varint(raw, 1)
-    if size != len(raw) - at:
-        raise RowError("a string that was cut")
+    if size != len(raw) - at or size > MAX_STRING_BYTES:
+        raise RowError("a string that was cut, or is too long for a row")
     return raw[at:]
 
 
