@@ -43,11 +43,13 @@ class FlightLog:
     """One entry per flight in every array, in the order of the table. Moments are UTC minutes.
 
     ``departed`` and ``landed`` are ``NEVER`` where the flight did not depart, or did not arrive
-    where it should; the delay beside them (minutes, early is negative) is then 0. ``midnight`` is
-    the local midnight before departure. Names are Python strings, ``""`` where there is none.
+    where it should; the delay beside them (minutes, early is negative) is then 0. ``duration`` is from
+    gate to gate by the schedule, in minutes; ``midnight`` is the local midnight before departure. Names
+    are Python strings, ``""`` where there is none.
     """
 
     scheduled: Ints
+    duration: Ints
     departed: Ints
     landed: Ints
     departure_delay: Ints
@@ -85,12 +87,13 @@ def read_flight_log(tables: Tables) -> FlightLog:
     did_land = flights["arr_delay"].notna().to_numpy(dtype=np.bool_)
     departure_delay = _ints(flights["dep_delay"].fillna(0))
     arrival_delay = _ints(flights["arr_delay"].fillna(0))
-    scheduled_landing = scheduled + _scheduled_duration(tables, scheduled)
+    duration = _scheduled_duration(tables, scheduled)
     days = pd.to_datetime(flights[["year", "month", "day"]])
     return FlightLog(
         scheduled=scheduled,
+        duration=duration,
         departed=np.where(did_depart, scheduled + departure_delay, NEVER),
-        landed=np.where(did_land, scheduled_landing + arrival_delay, NEVER),
+        landed=np.where(did_land, scheduled + duration + arrival_delay, NEVER),
         departure_delay=departure_delay,
         arrival_delay=arrival_delay,
         midnight=_minutes(days.dt.tz_localize(HOME_ZONE)),
