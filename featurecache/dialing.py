@@ -7,6 +7,7 @@ what the address said, with a sentence. It must never leave a half-open connecti
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from typing import Any
 
@@ -81,7 +82,7 @@ async def dial(
         raise _failed(
             connection, f"{name}: no connection within {limits.connect_timeout_s * 1e3:g} ms"
         ) from None
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name that no resolver takes
         raise _failed(connection, f"{name}: {_plain(error)}") from error
     except asyncio.CancelledError:
         connection.abort(SourceError(f"{name}: closed"))
@@ -191,10 +192,14 @@ def _failed(connection: RespConnection, sentence: str) -> SourceError:
     return error
 
 
-def _plain(error: OSError) -> str:
+def _plain(error: OSError | ValueError) -> str:
     """asyncio wraps the reason into words of its own; the reason is what helps."""
+    if isinstance(error, ValueError) and not isinstance(error, OSError):
+        return f"not an address: {error}"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's certificate was not accepted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
         return f"no TLS with this server: {error.reason or error}"
-    return error.strerror or str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return str(error) or type(error).__name__

@@ -24,6 +24,15 @@ FindAddress = Callable[[], Awaitable[Address]]
 """Asked before every connection; raises ``SourceError`` when there is none."""
 
 
+def always(address: Address) -> FindAddress:
+    """For a server that does not move."""
+
+    async def find() -> Address:
+        return address
+
+    return find
+
+
 class NodeLink:
     """One server, wherever it is now."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from featurecache.dialing import Address, Login
 from featurecache.errors import SourceError
-from featurecache.node_link import FindAddress, NodeLink
+from featurecache.node_link import FindAddress, NodeLink, always
 from featurecache.ports import FetchDone, Invalidated
 from featurecache.resp import CACHING_YES, Replies, ReplyError, pack_mget
 from featurecache.source_limits import MAX_KEYS_OF_A_FETCH, SourceLimits
@@ -31,7 +31,7 @@ class RedisSource:
         name: str = "",
         random_unit: Callable[[], float] = random.random,
     ) -> None:
-        find = _always(where) if isinstance(where, Address) else where
+        find = always(where) if isinstance(where, Address) else where
         self._link = NodeLink(find, login, limits, name or str(where), random_unit)
 
     @property
@@ -98,10 +98,3 @@ def refusal_of(reply: Any, count: int) -> str:
     if isinstance(reply, ReplyError):
         return f"the server refused the read: {reply}"
     return f"the server answered the read of {count} keys with something else"
-
-
-def _always(address: Address) -> FindAddress:
-    async def find() -> Address:
-        return address
-
-    return find

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import hiredis
 
@@ -153,12 +153,11 @@ class RespConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is open, over TLS if that was asked."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are of classes of their own
         if self.lost is not None:  # given up meanwhile
-            transport.abort()
+            self._transport.abort()
             return
-        transport.set_write_buffer_limits(high=self._limits.max_unsent_bytes)
+        self._transport.set_write_buffer_limits(high=self._limits.max_unsent_bytes)
         self._watch_from(self._loop.time())
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -206,7 +205,8 @@ class RespConnection(asyncio.Protocol):
 
     def _watch_from(self, now_s: float) -> None:
         """One timer does it all: while nothing waits it ticks at least as often as the read timeout, so whatever is
-        sent between two ticks is looked at in time."""
+        sent between two ticks is looked at in time.
+        """
         limits = self._limits
         if self._waiting:
             due_s = self._waiting[0].sent_s + limits.read_timeout_s
