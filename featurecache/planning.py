@@ -6,7 +6,8 @@ or the definitions. It must never see a request.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,6 +17,8 @@ from featurecache.columns import ColumnType
 from featurecache.errors import DefinitionError
 from featurecache.manifest import FeatureRef, Manifest, OnDemandSpec, ServiceSpec
 from featurecache.view_use import ViewUse
+
+_HEADER = re.compile(r"(?!.*-bin$)[A-Za-z0-9_-]+", re.IGNORECASE).fullmatch
 
 
 class KeySource(msgspec.Struct, frozen=True):
@@ -60,6 +63,10 @@ def key_origins(types: Mapping[str, ColumnType], told: Mapping[str, str]) -> dic
         if not colon or not name or kind not in ("input", "parameter", "header"):
             raise DefinitionError(
                 f"key '{key}' comes from {told[key]!r}; write input:NAME, parameter:NAME or header:NAME"
+            )
+        if kind == "header" and not _HEADER(name):
+            raise DefinitionError(
+                f"key '{key}': header {name!r} cannot be asked for; take letters, digits, - and _, not ending in -bin"
             )
         sources[key] = KeySource(kind, name)
     return sources
@@ -110,14 +117,7 @@ def tensor_plans(
         if len(model_inputs) == 1:
             by_name = {model_inputs[0].name: features}
         else:
-            by_name = {str(ref): [ref] for ref in features} | {
-                ref.column or ref.name: [ref] for ref in features
-            }
-            by_name = {
-                name: by_name[name]
-                for name in by_name
-                if name in {one.name for one in model_inputs}
-            }
+            by_name = _one_each(service.name, features, {one.name for one in model_inputs})
     missing = [one.name for one in model_inputs if one.name not in by_name]
     unknown = [name for name in by_name if name not in {one.name for one in model_inputs}]
     if missing or unknown:
@@ -140,6 +140,23 @@ def tensor_plans(
             start = stop
         plans.append(TensorPlan(target, placed, schemas))
     return plans
+
+
+def _one_each(
+    service: str, features: Sequence[FeatureRef], names: Collection[str]
+) -> dict[str, list[FeatureRef]]:
+    """Each feature to the model's input ``view.column``, or else to the one named like the column alone."""
+    placed: dict[str, list[FeatureRef]] = {}
+    for ref in features:
+        short = ref.column or ref.name
+        name = short if str(ref) not in names and short in names else str(ref)
+        if name in placed:
+            raise DefinitionError(
+                f"feature service '{service}': the model's input '{name}' could be {placed[name][0]} or {ref}; "
+                "name the tensors in the service"
+            )
+        placed[name] = [ref]
+    return placed
 
 
 def _type_of(manifest: Manifest, ref: FeatureRef, keys: Mapping[str, ColumnType]) -> ColumnType:

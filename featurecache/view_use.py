@@ -53,6 +53,7 @@ class ViewUse:
         "columns",
         "keys",
         "spec",
+        "title",
     )
 
     def __init__(
@@ -61,6 +62,9 @@ class ViewUse:
         """``renamed``: the view's own join keys → the service's. ``columns``: those that the service uses."""
         self.spec = spec
         self.columns = list(columns)
+        others = ",".join(f"{own}={asked}" for own, asked in sorted(renamed.items()))
+        self.title = f"{spec.name}({others})" if others else spec.name
+        """The view's name, and by which keys it is asked where those are not its own."""
         self.keys = tuple(renamed.get(own, own) for own in manifest.entity(spec.entity).keys)
         """The service's join keys that make up the id, in order."""
         self.caching = Caching(cache_ttl_s=spec.cache_ttl_s)

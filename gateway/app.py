@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +18,9 @@ from typing import Any
 import msgspec
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 
-from backends.manager import Progress, RepositoryState, load_repository
+from backends.manager import Fit, Progress, RepositoryState, fit_nothing, load_repository
+from featurecache.opening import open_source
+from foundation.store import Store, StoreError, open_store
 from gateway.edge import admin, grpc_methods, grpc_streams, http_app, tls
 from gateway.edge.access import open_access
 from gateway.edge.call_traces import CallTraces
@@ -26,6 +29,7 @@ from gateway.edge.grpc_front import GrpcFront
 from gateway.edge.http_front import HttpFront
 from gateway.edge.listeners import LOOP_TURN_S, HttpServer, listen
 from gateway.edge.server_info import ServerInfo
+from gateway.feature_serving import FeatureFit, FeatureServing, source_limits
 from gateway.pipeline.workers import ThreadWorker
 from gateway.ports import RepositoryControl
 from gateway.serving import Serving
@@ -62,6 +66,8 @@ class Gateway:
         self._control = control
         self._admin_server: HttpServer | None = None
         self._poller: asyncio.Task[None] | None = None
+        self._store: Store | None = None
+        self.features: FeatureServing | None = None
         self._started_s = time.monotonic()
 
     async def load(
@@ -73,12 +79,18 @@ class Gateway:
         """Step one: the models, off the loop. Raises ``RepositoryError`` for an unusable folder.
 
         What cannot be listened with is found before that, since models may take long: ``ListenError`` says why, and
-        ``AccessError`` what is wrong with the API keys.
+        ``AccessError`` what is wrong with the API keys, ``StoreError`` why no private store can be had.
         """
         check_grpcio(self.settings)
         self.tls = tls.load(self.settings.tls)
         self.access = open_access(self.settings)
         repository = self.settings.repository
+        self._fit: Fit = fit_nothing
+        if self.settings.features.manifest:
+            self._fit = FeatureFit(self.settings.features)
+            self._store = await asyncio.to_thread(
+                open_store, self.settings.store, wait_for_data=False
+            )
         self.repository = await asyncio.to_thread(
             load_repository,
             Path(repository.models),
@@ -86,6 +98,7 @@ class Gateway:
             clock=time.perf_counter,
             on_progress=on_progress,
             only=names_to_load(repository) if serve is None else set(serve),
+            fit=self._fit,
         )
         return self.repository
 
@@ -93,6 +106,14 @@ class Gateway:
         """Step two: lanes, stack and fronts."""
         loop = asyncio.get_running_loop()
         settings = self.settings
+        if self._store is not None:
+            self.features = FeatureServing(
+                settings.features,
+                open_source(self._store.url, source_limits(settings.features)),
+                loop=loop,
+                clock=time.monotonic,
+                random_unit=random.random,
+            )
         self.serving = serving = Serving(
             self.repository.loaded,
             statuses_of(self.repository),
@@ -101,6 +122,7 @@ class Gateway:
             clock=time.monotonic,
             make_worker=lambda name, threads: ThreadWorker(loop, threads, name),
             thread_clock=time.thread_time,
+            features=self.features,
         )
         self.tracer = open_tracer(settings.telemetry, self._version, time.time() - time.monotonic())
         if self.tracer is not None:
@@ -108,7 +130,11 @@ class Gateway:
         self.local_control = LocalControl(
             settings.repository,
             self.repository,
-            QuietLoader(intra_op_threads=settings.intra_op_threads, clock=time.perf_counter),
+            QuietLoader(
+                intra_op_threads=settings.intra_op_threads,
+                clock=time.perf_counter,
+                fit=self._fit,
+            ),
             serving,
             drain_timeout_s=settings.drain.timeout_s,
         )
@@ -145,7 +171,9 @@ class Gateway:
         return None if self.tracer is None else CallTraces(protocol, self.tracer, time.monotonic)
 
     async def open(self) -> None:
-        """Step three: the ports, last of all."""
+        """Step three: the store, then the ports, last of all."""
+        if self.features is not None:
+            await self.features.start()
         server = self.settings.server
         admin_socket: socket.socket | None = None
         listeners = self._listeners
@@ -222,6 +250,8 @@ class Gateway:
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._sweep)
         now = time.monotonic()
         self.serving.reap()
+        if self._store is not None:
+            self._store.tend(now)
         if self.tls is not None:
             self.tls.reload_if_changed()
         if self.access is not None:
@@ -272,7 +302,18 @@ class Gateway:
             await asyncio.to_thread(self.tracer.close, LAST_TRACES_S)
         if self._admin_server is not None:
             await self._admin_server.stop(1.0)
+        if self.features is not None:
+            await self.features.close()
+        if self._store is not None:
+            await self._close_store(self._store)
         return clean
+
+    @staticmethod
+    async def _close_store(store: Store) -> None:
+        try:
+            await asyncio.to_thread(store.close)
+        except StoreError as error:
+            logger.warning("%s", error)
 
     async def _until(
         self, done: Callable[[], bool], give_up_s: float, force: asyncio.Event | None
@@ -320,6 +361,7 @@ class Gateway:
                 }
                 for one, lane in serving.lanes.items()
             ],
+            "features": None if self.features is None else self.features.snapshot(),
             "keys": [] if self.access is None else self.access.snapshot(),
             "settings": msgspec.to_builtins(self.settings),
         }

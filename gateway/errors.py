@@ -32,6 +32,8 @@ class ErrorCode(Enum):
     """The model or the server exists and cannot answer now."""
     OVERLOADED = "overloaded"
     """Refused at once, because it could not be answered in time or a queue is full."""
+    FEATURES_MISSING = "features_missing"
+    """Too many of the request's feature values would have had to be guessed, or one that may not be."""
     DEADLINE_EXCEEDED = "deadline_exceeded"
     """The caller's deadline passed before the answer was ready."""
     CANCELLED = "cancelled"

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 NO_DEADLINE_S = float("inf")
 
 Parameters: TypeAlias = dict[str, bool | int | float | str]
+ContextValue: TypeAlias = bool | int | float | str | None
+"""The value of one request parameter or header, as the wire had it; None where the request has none."""
 
 
 class Trace(msgspec.Struct):
@@ -85,6 +87,11 @@ class PredictRequest(msgspec.Struct):
     """What the request weighs in memory, for admission."""
     trace: Trace | None = None
     """Where hops note their times, for the few requests that are traced."""
+    context: tuple[ContextValue, ...] = ()
+    """What the servable's enrichment wants besides tensors: its ``parameters`` and then its ``headers``, in their
+    order. Empty for a servable without one."""
+    wants_feature_status: bool = False
+    """The caller asks what became of each feature; never set for a servable without an enrichment."""
 
 
 class RoutedRequest(msgspec.Struct):
@@ -99,6 +106,8 @@ class Prediction(msgspec.Struct):
 
     servable: Servable
     outputs: list[Tensor]
+    parameters: Parameters | None = None
+    """What the reply says besides tensors: finite numbers, integers of 64 bits, text, booleans."""
 
 
 class ModelStatus(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@ from typing import NoReturn
 from backends.errors import RepositoryError
 from backends.manager import Progress, RepositoryState
 from foundation.access import AccessError
+from foundation.store import StoreError
 from gateway.app import Gateway
 from gateway.edge.listeners import ListenError
 from gateway.terminal import (
@@ -29,7 +30,7 @@ GC_ALLOCATIONS_PER_SWEEP = 20_000
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter from the loop, a load for one; Python's default of 5 ms is a slow call."""
 
-WHAT_STOPS_A_START = (RepositoryError, ListenError, AccessError)
+WHAT_STOPS_A_START = (RepositoryError, ListenError, AccessError, StoreError)
 """What the person who started it has to mend."""
 
 

@@ -31,6 +31,24 @@ class Service(Protocol[RequestT_contra]):
     def __call__(self, request: RequestT_contra, /) -> Coroutine[Any, Any, Prediction]: ...
 
 
+class Enrichment(Protocol):
+    """What a servable needs of a request besides its tensors, so that its features can be found.
+
+    Codecs read these names only; what is done with the values is the affair of the hop that enriches. It does not
+    change as long as its servable lives.
+    """
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of request parameters."""
+        ...
+
+    @property
+    def headers(self) -> tuple[str, ...]:
+        """Names of HTTP headers and keys of gRPC metadata, in lower case; none ends in ``-bin``."""
+        ...
+
+
 class Servable(Protocol):
     """One version of one model that can be asked for answers."""
 
@@ -44,7 +62,20 @@ class Servable(Protocol):
         ...
 
     @property
-    def signature(self) -> Signature: ...
+    def signature(self) -> Signature:
+        """What callers send and get: codecs decode by it, metadata shows it."""
+        ...
+
+    @property
+    def model_signature(self) -> Signature:
+        """What ``run`` takes and gives: the same, but for the inputs where features are filled in."""
+        ...
+
+    @property
+    def enrichment(self) -> Enrichment | None:
+        """What makes the model's inputs of the caller's; None where they are the same."""
+        ...
+
     @property
     def max_batch_size(self) -> int:
         """Largest batch in rows; 0 when rows of different requests must never be mixed."""
@@ -63,7 +94,7 @@ class Servable(Protocol):
         ...
 
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Blocking and thread-safe: inputs and outputs in the signature's order."""
+        """Blocking and thread-safe: inputs and outputs in the model signature's order."""
         ...
 
 

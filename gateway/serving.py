@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from math import inf
+from typing import cast
 
 from backends.manager import LoadedModel
 from gateway.core.admission import Admission
@@ -17,9 +18,11 @@ from gateway.core.batching import BatchQueue
 from gateway.core.servables import ServableState, ServableTable, ServableVersion
 from gateway.core.service_time import ServiceTime
 from gateway.core.statistics import VersionStatistics
-from gateway.messages import LaneFacts, ModelStatus, PredictRequest
+from gateway.feature_serving import FeatureServing
+from gateway.messages import LaneFacts, ModelStatus, PredictRequest, RoutedRequest
 from gateway.pipeline.admit import Admit
 from gateway.pipeline.dispatch import Dispatch
+from gateway.pipeline.enrich import ServiceEnrichment
 from gateway.pipeline.lane import Lane, Loop, Worker
 from gateway.pipeline.route import Route
 from gateway.ports import Clock, Servable, Service
@@ -46,7 +49,9 @@ class Serving:
         clock: Clock,
         make_worker: MakeWorker,
         thread_clock: Clock | None = None,
+        features: FeatureServing | None = None,
     ) -> None:
+        """``features``: without it, no version may have an enrichment."""
         self.admission = Admission(settings.admission)
         self.metrics = Metrics(self.admission, measure_lanes=settings.telemetry.metrics)
         self.lanes: dict[Servable, Lane] = {}
@@ -60,9 +65,11 @@ class Serving:
         self._make_worker = make_worker
         self._thread_clock = thread_clock
         self.table = ServableTable([self._open(model) for model in models], statuses)
-        self.stack: Service[PredictRequest] = Admit(
-            self.admission, Route(self.table, Dispatch(self.lanes, self._on_drained))
-        )
+        inner: Service[RoutedRequest] = Dispatch(self.lanes, self._on_drained)
+        if features is not None:
+            features.export(self.metrics)
+            inner = features.hop(inner)
+        self.stack: Service[PredictRequest] = Admit(self.admission, Route(self.table, inner))
 
     # -- versions come and go -------------------------------------------------------------------------
 
@@ -187,13 +194,17 @@ class Serving:
 def make_servable(model: LoadedModel) -> ServableVersion:
     """What the gateway sees of a loaded model."""
     timeout_ms = model.settings.deadline.default_timeout_ms
+    signature = model.backend.signature
+    enrichment = cast("ServiceEnrichment | None", model.fitted)
     return ServableVersion(
         model.name,
         model.version,
-        model.backend.signature,
+        signature if enrichment is None else enrichment.client_signature,
         model.backend.run,
         platform=model.backend.platform,
         max_batch_size=model.batchability.max_batch_size,
         default_timeout_s=inf if timeout_ms is None else timeout_ms * 1e-3,
         default_priority=model.settings.priority.default,
+        enrichment=enrichment,
+        model_signature=None if enrichment is None else signature,
     )

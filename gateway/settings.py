@@ -12,6 +12,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from foundation.store import StoreSettings
 from gateway.core.admission import AdmissionLimits
 
 Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
@@ -187,6 +188,31 @@ class AccessSettings(msgspec.Struct, frozen=True):
     """The keys that callers must present, made by ``headrace key create``; empty: everybody may ask."""
 
 
+class FeatureSettings(msgspec.Struct, frozen=True):
+    """Online features; the store itself is in ``[store]``."""
+
+    manifest: str = ""
+    """The manifest that ``headrace features apply`` wrote, or its folder; empty: no features, and no store."""
+    layout: Literal["packed", "feast"] = "packed"
+    """How rows lie in the store: our own packed rows, or Feast's hashes, which are only read."""
+    connect_timeout_ms: Annotated[float, Meta(ge=1, le=60_000)] = 100.0
+    """To reach the store, TLS included; it is tried again for ever, at most a second apart."""
+    read_timeout_ms: Annotated[float, Meta(ge=1, le=60_000)] = 1000.0
+    """A store that is silent for this long is taken for gone. Requests wait for ``lookup_budget_ms`` of their model."""
+    near_cache_bytes: Annotated[int, Meta(ge=0)] = 64 * 1024 * 1024
+    """Copies of rows that one worker keeps, for as long as their view's ``cache_ttl`` says."""
+    negative_cache_bytes: Annotated[int, Meta(ge=0)] = 4 * 1024 * 1024
+    """The same for "there is no such row"."""
+    max_reads_in_flight: Count = 4
+    """Reads of up to 500 rows on the way at once; rows asked for meanwhile go with the next one."""
+    max_pending_keys: Count = 50_000
+    """Rows asked for and not answered; beyond them requests take what is at hand."""
+    breaker_failures: Count = 3
+    """Reads in a row that failed, or came too late, after which the store is not asked for …"""
+    breaker_open_s: Annotated[float, Meta(ge=0.01, le=10)] = 1.0
+    """… this long; doubled up to 10 s while it stays away."""
+
+
 class GatewaySettings(msgspec.Struct, frozen=True):
     """All sections of ``headrace.toml``."""
 
@@ -197,6 +223,8 @@ class GatewaySettings(msgspec.Struct, frozen=True):
     http: HttpLimits = HttpLimits()
     grpc: GrpcLimits = GrpcLimits()
     access: AccessSettings = AccessSettings()
+    store: StoreSettings = StoreSettings()
+    features: FeatureSettings = FeatureSettings()
     drain: DrainSettings = DrainSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from foundation.access import AccessError
+from foundation.store import StoreError
 from gateway.edge.listeners import ListenError
 from gateway.supervised_app import SupervisedGateway
 from gateway.supervisor.supervisor import StartError
@@ -37,7 +38,7 @@ async def serve(gateway: SupervisedGateway, say: Callable[[str], None]) -> int:
     except (ListenError, AccessError) as error:
         print(f"headrace: {error}", file=sys.stderr)
         return WRONG_START
-    except StartError as error:
+    except (StartError, StoreError) as error:
         await gateway.abandon()
         print(f"headrace: {error}", file=sys.stderr)
         return WRONG_START

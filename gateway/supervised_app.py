@@ -6,9 +6,12 @@ The supervisor's process loads no models and takes no predictions.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import time
 from collections.abc import Callable
 
+from foundation.store import Store, StoreError, open_store
 from gateway.edge import admin, tls
 from gateway.edge.access import open_access
 from gateway.edge.data_ports import (
@@ -25,7 +28,7 @@ from gateway.settings import GatewaySettings
 from gateway.supervisor.seat import Listeners
 from gateway.supervisor.supervisor import Supervisor
 
-RENEW_EVERY_S = 1.0
+TEND_EVERY_S = 1.0
 
 
 class SupervisedGateway:
@@ -37,12 +40,13 @@ class SupervisedGateway:
         self._say = say
         self._held: list[socket.socket] = []
         self._paths: dict[str, socket.socket] = {}
-        self._renewing: asyncio.Task[None] | None = None
+        self._tending: asyncio.Task[None] | None = None
+        self._store: Store | None = None
 
     async def start(self) -> list[ModelStatus]:
-        """Everything up and serving; the index. Raises ``ListenError``, ``AccessError`` and ``StartError``.
+        """Everything up and serving; the index. Raises what stops a start: see ``several_processes``.
 
-        What is wrong with certificates and keys is found here, once, and not by every worker.
+        What is wrong with certificates, keys and the private store is found here, once, and not by every worker.
         """
         settings, server = self._settings, self._settings.server
         check_grpcio(settings)
@@ -61,8 +65,11 @@ class SupervisedGateway:
             admin.build(supervisor.spokesman, self._version), admin_socket, settings, certificates
         )
         await self._admin_server.start()  # who waits for the models may ask whether they are there
-        if certificates is not None and settings.tls.admin:
-            self._renewing = asyncio.create_task(_renew(certificates))
+        if settings.features.manifest:
+            self._store = await asyncio.to_thread(open_store, settings.store, wait_for_data=False)
+        watched = certificates if settings.tls.admin else None
+        if watched is not None or self._store is not None:
+            self._tending = asyncio.create_task(_tend(watched, self._store))
         index = await supervisor.start()
         supervisor.spokesman.addresses["admin"] = address
         return index
@@ -103,15 +110,24 @@ class SupervisedGateway:
         return clean
 
     async def _close(self) -> None:
-        if self._renewing is not None:
-            self._renewing.cancel()
+        if self._tending is not None:
+            self._tending.cancel()
         await self._admin_server.stop(1.0)
+        if self._store is not None:  # the workers have gone: the last one out ends a private server
+            with contextlib.suppress(StoreError):
+                await asyncio.to_thread(self._store.close)
         for one in self._held:
             one.close()
 
 
-async def _renew(certificates: tls.Tls) -> None:
-    """Keep the admin port's certificate up to date, for ever; the workers see to those of the data ports."""
+async def _tend(certificates: tls.Tls | None, store: Store | None) -> None:
+    """Keep the admin port's certificate up to date and a private store running, for ever.
+
+    The workers see to the certificates of the data ports themselves.
+    """
     while True:
-        await asyncio.sleep(RENEW_EVERY_S)
-        certificates.reload_if_changed()
+        await asyncio.sleep(TEND_EVERY_S)
+        if certificates is not None:
+            certificates.reload_if_changed()
+        if store is not None:
+            store.tend(time.monotonic())

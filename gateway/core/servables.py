@@ -20,6 +20,7 @@ from typing import Any
 from backends.signature import Signature, Tensor
 from gateway.errors import ErrorCode, HeadraceError, unknown_model
 from gateway.messages import ModelStatus
+from gateway.ports import Enrichment
 
 
 class ServableState(Enum):
@@ -33,15 +34,18 @@ class ServableState(Enum):
 class ServableVersion:
     """One loaded version of one model; fills the port ``Servable``.
 
-    ``run`` is the backend's own: blocking, thread-safe, tensors in the signature's order.
+    ``run`` is the backend's own: blocking, thread-safe, tensors in the order of ``model_signature``. That one differs
+    from the callers' ``signature`` in its inputs, and only where there is an ``enrichment``.
     """
 
     __slots__ = (
         "__weakref__",
         "default_priority",
         "default_timeout_s",
+        "enrichment",
         "handles",
         "max_batch_size",
+        "model_signature",
         "name",
         "platform",
         "reply_templates",
@@ -62,10 +66,16 @@ class ServableVersion:
         max_batch_size: int = 0,
         default_timeout_s: float = inf,
         default_priority: int = 1,
+        enrichment: Enrichment | None = None,
+        model_signature: Signature | None = None,
     ) -> None:
+        assert model_signature is None or enrichment is not None, "nobody would fill the inputs in"
+        assert model_signature is None or model_signature.outputs == signature.outputs
         self.name = name
         self.version = version
         self.signature = signature
+        self.model_signature = model_signature or signature
+        self.enrichment = enrichment
         self.run = run
         self.platform = platform
         self.max_batch_size = max_batch_size

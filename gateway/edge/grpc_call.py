@@ -45,6 +45,7 @@ class GrpcCall(Exchange, Call[Prediction]):
         "answered",
         "complete",
         "deadline_s",
+        "headers",
         "holder",
         "opened_s",
         "stream_id",
@@ -158,7 +159,7 @@ class GrpcCall(Exchange, Call[Prediction]):
                 find = self.holder.guard(find)
             if front.traces is not None:
                 self._trace = front.traces.begin(INFER_METHOD, *self.trace_headers, received_s)
-            request = decode_infer(message, received_s, find)
+            request = decode_infer(message, received_s, find, self.headers)
             if self._trace is not None:
                 note_decoded(self._trace, request, front.clock())
             if self.deadline_s < request.deadline_s:

@@ -37,11 +37,14 @@ class Exchange:
     holder: KeyHolder | None
     """Whose API key came along; None where keys are not asked for."""
     _reserved_bytes: int
+    headers: dict[bytes, bytes]
+    """The call's metadata, of which a servable may want some."""
     trace_headers: tuple[bytes, bytes]
     """``traceparent`` and ``tracestate``; only where there are traces."""
 
     def open(self, headers: dict[bytes, bytes]) -> None:
         """Read the call's headers; raises for what can never be answered."""
+        self.headers = headers
         path = headers.get(b":path", b"")
         front = self._connection.front
         if front.access is not None:

@@ -140,7 +140,7 @@ class StreamedCall(Call[Prediction]):
             if stream.holder is not None:
                 self._quota = stream.holder.enter(received_s)
                 find = stream.holder.guard(find)
-            request = decode_infer(message, received_s, find)
+            request = decode_infer(message, received_s, find, stream.headers)
         except Exception as error:  # noqa: BLE001  the status table words it; the stream lives on
             self._fail(error, _id_of(message))
             return

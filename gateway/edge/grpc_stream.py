@@ -44,6 +44,7 @@ class MessageStream(Exchange):
         "begun",
         "complete",
         "deadline_s",
+        "headers",
         "held",
         "holder",
         "opened_s",

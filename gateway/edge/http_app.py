@@ -118,7 +118,12 @@ class DataRoutes:
                 trace = front.begin_trace(plan, received_s)
             servable = front.catalog.find(model, version)  # it may have been swapped meanwhile
             decoded, encoding = decode_infer(
-                body, _header_length(request, len(body)), servable, version, received_s
+                body,
+                _header_length(request, len(body)),
+                servable,
+                version,
+                received_s,
+                request.headers.raw,
             )
             if trace is not None:
                 note_decoded(trace, decoded, front.clock())

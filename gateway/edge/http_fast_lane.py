@@ -4,7 +4,7 @@ Plain infer requests are answered here without an ASGI scope, task or message: b
 service, answer to one write. Whatever is unusual (chunked or compressed bodies, ``Expect``, pipelining, HTTP/1.0,
 anything that is not infer) takes uvicorn's normal way to the ASGI application, which answers identically.
 
-A head that llhttp has parsed once is remembered: a keep-alive client repeats it byte for byte, and equal bytes at a
+A head that llhttp has parsed twice is remembered: a keep-alive client repeats it byte for byte, and equal bytes at a
 message boundary parse equally, so the next one costs a dictionary look-up. llhttp alone decides what a head means.
 
 This module must never decode a tensor, choose a status, or wait. It leans on uvicorn's internals; ``tests/arch`` pins
@@ -70,7 +70,7 @@ class LaneCall(Call[Prediction]):
         try:
             servable = front.catalog.find(plan.model, plan.version)
             self._request, self._encoding = decode_infer(
-                body, plan.header_length, servable, plan.version, received_s
+                body, plan.header_length, servable, plan.version, received_s, plan.headers
             )
         except Exception as error:  # noqa: BLE001  the status table words it
             self.finish(None, error)

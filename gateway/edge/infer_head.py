@@ -7,7 +7,7 @@ understand: anything unusual gets no plan and takes the ASGI route, which knows 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
@@ -19,6 +19,8 @@ INFER_URL = re.compile(rb"/v2/models/([A-Za-z0-9_.\-]+)(?:/versions/([A-Za-z0-9_
 MAX_HEADS = 1024
 MAX_HEAD_BYTES = 2048
 """Longer request heads are parsed each time instead of being remembered."""
+MAX_HEADERS = 64
+"""Likewise heads with more headers: split, each takes some hundred bytes."""
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 FindHolder: TypeAlias = "Callable[[Headers, str], KeyHolder | None]"
@@ -45,20 +47,33 @@ class InferPlan(msgspec.Struct, frozen=True):
     tracestate: bytes = b""
     holder: KeyHolder | None = None
     """Whose API key came along; None where keys are not asked for."""
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    """All of them, as llhttp has split them: which of them a servable wants, only the servable knows."""
 
 
 class HeadMemory:
-    """Heads that llhttp has parsed, with their plans. Bounded; forgets everything when it is full."""
+    """Heads that llhttp has parsed, with their plans. Bounded; forgets everything when it is full.
 
-    __slots__ = ("_plans", "plan_of")
+    A head is remembered the second time that it comes: those in which a header differs with each request, the id of
+    a request or of a user, never come twice, and may not drive out the others.
+    """
+
+    __slots__ = ("_plans", "_seen", "plan_of")
 
     def __init__(self) -> None:
         self._plans: dict[bytes, InferPlan] = {}
+        self._seen: set[int] = set()  # hashes; those who share one are remembered a little early
         self.plan_of = self._plans.get
 
     def remember(self, head: bytes, plan: InferPlan) -> None:
-        """The next request with the same bytes need not be parsed again; with a ``traceparent`` there is none."""
-        if len(head) > MAX_HEAD_BYTES or plan.traceparent:
+        """Requests with the same bytes need not be parsed any more; with a ``traceparent`` there are none."""
+        if len(head) > MAX_HEAD_BYTES or len(plan.headers) > MAX_HEADERS or plan.traceparent:
+            return
+        seen, once = self._seen, hash(head)
+        if once not in seen:
+            if len(seen) >= MAX_HEADS:
+                seen.clear()
+            seen.add(once)
             return
         if len(self._plans) >= MAX_HEADS:
             self._plans.clear()
@@ -136,6 +151,7 @@ def plan_of_head(
         traceparent=traceparent,
         tracestate=tracestate,
         holder=holder,
+        headers=headers,
     )
 
 

@@ -21,13 +21,18 @@ from gateway.edge.input_layout import InputLayout, InputTable, input_table, quot
 from gateway.edge.json_reply import reply_template
 from gateway.edge.json_wire import (
     ONE_PASS_BYTES,
+    AnyRequest,
+    FeatureParameters,
+    PatientReader,
+    RequestParameters,
     TensorReader,
     WireInput,
     WireOutput,
-    WireRequest,
     one_pass_reader,
+    parameters_type,
     read_patiently,
 )
+from gateway.edge.request_context import HeaderFields, WantedContext
 from gateway.edge.request_options import (
     deadline_s,
     refuse_output_options,
@@ -40,7 +45,7 @@ from gateway.edge.tensor_json import json_problem
 from gateway.edge.tensor_values import tensor_of
 from gateway.errors import invalid
 from gateway.messages import Prediction, PredictRequest
-from gateway.ports import Servable
+from gateway.ports import Enrichment, Servable
 
 MAX_TENSOR_BYTES = 64 * 1024 * 1024
 """Default bound of a tensor that comes as JSON, in bytes of the tensor (Triton bounds this too)."""
@@ -64,6 +69,7 @@ def decode_infer(
     target: Servable,
     version: str,
     now: float,
+    headers: HeaderFields = (),
     *,
     max_tensor_bytes: int = MAX_TENSOR_BYTES,
 ) -> tuple[PredictRequest, OutputEncoding]:
@@ -71,7 +77,8 @@ def decode_infer(
 
     ``header_length`` is the value of ``Inference-Header-Content-Length``, None when the header is
     absent; 0 means that the whole body is one tensor. ``version`` is the one in the path, or "".
-    ``now`` is in seconds on the loop's clock. Inputs may be read-only views of ``body``.
+    ``now`` is in seconds on the loop's clock. Of the request's ``headers`` those are read that the
+    servable's enrichment wants. Inputs may be read-only views of ``body``.
 
     Raises INVALID_ARGUMENT, or UNIMPLEMENTED for shared memory and classification.
     """
@@ -80,30 +87,34 @@ def decode_infer(
         decoder = target.reply_templates[_DECODER_KEY] = _Decoder(target)
     if header_length == 0:
         tensor, rows = decode_raw_body(target, decoder.table, body)
-        wire = _NO_REQUEST
+        parameters = None
         inputs: tuple[Tensor, ...] = (tensor,)
+        request_id = None
         wanted, encoding = decoder.all_binary
     else:
         text = body if header_length is None else split_header(body, header_length)
         wire, read = decoder.parse(text)
         inputs, rows = decoder.read_inputs(wire, read, body, len(text), max_tensor_bytes)
-        wanted, encoding = decoder.wanted_outputs(wire)
-    parameters = wire.parameters
+        parameters, request_id = wire.parameters, wire.id
+        if parameters is None and not wire.outputs and decoder.all_json is not None:
+            wanted, encoding = decoder.all_json
+        else:
+            wanted, encoding = decoder.wanted_outputs(wire)
     if parameters is None:
         deadline, priority = now + target.default_timeout_s, target.default_priority
     else:
         refuse_sequence(
             target.name,
             parameters.sequence_id,
-            bool(parameters.sequence_start),
-            bool(parameters.sequence_end),
+            parameters.sequence_start,
+            parameters.sequence_end,
         )
         deadline = deadline_s(target, parameters.timeout, now)
         priority = parameters.priority or target.default_priority
     request = PredictRequest(
         target.name,
         version,
-        wire.id or "",
+        request_id or "",
         inputs,
         rows,
         wanted,
@@ -112,38 +123,71 @@ def decode_infer(
         now,
         len(body),
     )
+    if decoder.wanted is not None:
+        decoder.wanted.read(request, parameters, headers)
     return request, encoding
 
 
-_NO_REQUEST: WireRequest[Any] = WireRequest([])
+class _JsonContext(WantedContext):
+    """What the enrichment of one servable wants, as it stands in the request's JSON."""
+
+    __slots__ = ("_attributes", "kind")
+
+    def __init__(self, enrichment: Enrichment) -> None:
+        super().__init__(enrichment)
+        self.kind, self._attributes = parameters_type(enrichment.parameters)
+
+    def read(
+        self, request: PredictRequest, parameters: FeatureParameters | None, headers: HeaderFields
+    ) -> None:
+        if parameters is None:
+            self.note(request, self.absent, headers, wants_feature_status=False)
+        else:
+            values = tuple([getattr(parameters, name) for name in self._attributes])
+            wants_feature_status = bool(parameters.feature_status)
+            self.note(request, values, headers, wants_feature_status=wants_feature_status)
 
 
 class _Decoder:
     """What decoding needs to know of one servable."""
 
-    __slots__ = ("_json_problem", "_model", "_parse_once", "_signature", "all_binary", "table")
+    __slots__ = (
+        "_json_problem",
+        "_model",
+        "_parse_once",
+        "_parse_patiently",
+        "_signature",
+        "all_binary",
+        "all_json",
+        "table",
+        "wanted",
+    )
 
     def __init__(self, target: Servable) -> None:
         self._model = target.name
         self._signature: Signature = target.signature
-        self._parse_once = one_pass_reader(self._signature)
+        self.wanted = None if target.enrichment is None else _JsonContext(target.enrichment)
+        kind = RequestParameters if self.wanted is None else self.wanted.kind
+        self._parse_once = one_pass_reader(self._signature, kind)
+        self._parse_patiently = read_patiently if self.wanted is None else PatientReader(kind)
         self._json_problem = next(filter(None, map(json_problem, self._signature.outputs)), "")
         self.table: InputTable = input_table(target)
         wanted = self._signature.all_outputs
         self.all_binary = wanted, OutputEncoding((True,) * len(wanted))
+        self.all_json = None if self._json_problem else (wanted, _ALL_JSON)
 
-    def parse(self, text: Buffer) -> tuple[WireRequest[Any], TensorReader]:
+    def parse(self, text: Buffer) -> tuple[AnyRequest, TensorReader]:
         """The request's fields, and the function that makes tensors of its ``data``."""
         if self._parse_once is not None and len(text) <= ONE_PASS_BYTES:
             try:
                 return self._parse_once(text), tensor_of
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 pass  # the patient reader finds out what is wrong
-        return read_patiently(text)
+        return self._parse_patiently(text)
 
     def read_inputs(
         self,
-        wire: WireRequest[Any],
+        wire: AnyRequest,
         read: TensorReader,
         body: Buffer,
         offset: int,
@@ -178,7 +222,7 @@ class _Decoder:
             return (tensors[0],), layouts[0].rows
         return table.arrange(layouts, tensors)
 
-    def wanted_outputs(self, wire: WireRequest[Any]) -> tuple[tuple[int, ...], OutputEncoding]:
+    def wanted_outputs(self, wire: AnyRequest) -> tuple[tuple[int, ...], OutputEncoding]:
         """Indices of the outputs that the caller named, all if none, and their encoding."""
         parameters = wire.parameters
         all_binary = parameters is not None and bool(parameters.binary_data_output)

@@ -1,7 +1,8 @@
 """The JSON of an infer reply, made of parts that are computed once per model and shape.
 
 Decides the reply's fields and their order, which are Triton's: ``id`` (left out when the caller
-gave none), ``model_name``, ``model_version``, ``outputs`` of ``name``, ``datatype``, ``shape`` and
+gave none), ``parameters`` (of the few predictions that have any), ``model_name``,
+``model_version``, ``outputs`` of ``name``, ``datatype``, ``shape`` and
 then either ``data`` (flat) or ``parameters.binary_data_size``. It must never copy a tensor that
 leaves as bytes, but for the one copy into the body.
 
@@ -48,13 +49,15 @@ class ReplyTemplate:
 
     def encode(self, request_id: str, wanted: Sequence[int], prediction: Prediction) -> bytes:
         """The whole body of a reply that is all JSON. Raises as the outputs' writers do."""
+        is_told = request_id or prediction.parameters is not None
         if len(wanted) == 1:
             index = wanted[0]
             tensor = prediction.outputs[index]
             place = index, tensor.shape, True
             before = self._known.get(place) or self._learn(place)
-            return b"".join((_opening(request_id), before, self._writers[index](tensor), _END))
-        parts = [_opening(request_id)]
+            opening = _opening(request_id, prediction) if is_told else b"{"
+            return b"".join((opening, before, self._writers[index](tensor), _END))
+        parts = [_opening(request_id, prediction) if is_told else b"{"]
         is_first = True
         for index in wanted:
             tensor = prediction.outputs[index]
@@ -75,7 +78,8 @@ class ReplyTemplate:
 
         ``binary`` says of each wanted output, of which there is at least one, how it travels.
         """
-        parts = [_opening(request_id)]
+        is_told = request_id or prediction.parameters is not None
+        parts = [_opening(request_id, prediction) if is_told else b"{"]
         blobs: list[Any] = []  # bytes and arrays: NumPy's stubs do not call these buffers yet
         is_first = True
         for index, is_binary in zip(wanted, binary, strict=True):
@@ -126,5 +130,9 @@ def reply_template(servable: Servable) -> ReplyTemplate:
     return template
 
 
-def _opening(request_id: str) -> bytes:
-    return b'{"id":%b,' % orjson.dumps(request_id) if request_id else b"{"
+def _opening(request_id: str, prediction: Prediction) -> bytes:
+    """The beginning of a reply that says something besides its outputs."""
+    opening = b'{"id":%b,' % orjson.dumps(request_id) if request_id else b"{"
+    if prediction.parameters is None:
+        return opening
+    return b'%b"parameters":%b,' % (opening, orjson.dumps(prediction.parameters))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 
 import msgspec
@@ -25,6 +26,7 @@ from gateway.edge.input_layout import InputLayout
 from gateway.edge.tensor_bytes import Buffer
 from gateway.edge.tensor_json import data_type, read_text, read_values
 from gateway.errors import HeadraceError, invalid
+from gateway.messages import ContextValue
 
 ONE_PASS_BYTES = 256 * 1024
 """Largest JSON part that is read in one pass: at worst 4 MiB of values, whatever its shapes say."""
@@ -33,6 +35,7 @@ TensorReader: TypeAlias = Callable[[InputLayout, Any], Tensor]
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 DataT = TypeVar("DataT")
+ParametersT = TypeVar("ParametersT", bound="RequestParameters")
 
 
 class InputParameters(msgspec.Struct, gc=False):
@@ -61,6 +64,12 @@ class RequestParameters(msgspec.Struct, gc=False):
     sequence_end: bool | None = None
 
 
+class FeatureParameters(RequestParameters, gc=False):
+    """Parameters of a request to a model with features; ``parameters_type`` adds the model's own."""
+
+    feature_status: bool | None = None
+
+
 class WireInput(msgspec.Struct, Generic[DataT]):
     """One input; what ``data`` is depends on the reader, and None or an absent one is no data."""
 
@@ -78,23 +87,41 @@ class WireOutput(msgspec.Struct):
     parameters: OutputParameters | None = None
 
 
-class WireRequest(msgspec.Struct, Generic[DataT]):
+class WireRequest(msgspec.Struct, Generic[DataT, ParametersT]):
     """The JSON part of an infer request."""
 
     inputs: list[WireInput[DataT]]
     id: str | None = None
     outputs: list[WireOutput] | None = None
-    parameters: RequestParameters | None = None
+    parameters: ParametersT | None = None
 
 
-# msgspec cannot be asked for "text or nothing": a null comes as its text.
-_read_text_first: Callable[[Buffer], WireRequest[Any]] = msgspec.json.Decoder(
-    WireRequest[msgspec.Raw]
-).decode
+AnyRequest: TypeAlias = WireRequest[Any, Any]
 _NULL = b"null"
 
 
-def one_pass_reader(signature: Signature) -> Callable[[Buffer], WireRequest[Any]] | None:
+@lru_cache(maxsize=64)  # versions of a model want the same
+def parameters_type(names: tuple[str, ...]) -> tuple[type[FeatureParameters], tuple[str, ...]]:
+    """The parameters of a request to a model that wants those of these names, and the attribute for each.
+
+    A wanted parameter may be what JSON calls a string, number, boolean or null.
+    """
+    attributes = {name: name for name in FeatureParameters.__struct_fields__}
+    more = {name: f"wanted_{place}" for place, name in enumerate(names) if name not in attributes}
+    made: Any = msgspec.defstruct(
+        "WantedParameters",
+        [(attribute, ContextValue, None) for attribute in more.values()],
+        bases=(FeatureParameters,),
+        rename={attribute: name for name, attribute in more.items()},
+        gc=False,
+    )
+    attributes |= more
+    return made, tuple([attributes[name] for name in names])
+
+
+def one_pass_reader(
+    signature: Signature, parameters: type[RequestParameters] = RequestParameters
+) -> Callable[[Buffer], AnyRequest] | None:
     """The decoder for a model all of whose inputs can carry the same type of ``data``, or None.
 
     It raises what msgspec raises; ``read_patiently`` then finds out and says why.
@@ -105,39 +132,59 @@ def one_pass_reader(signature: Signature) -> Callable[[Buffer], WireRequest[Any]
     )
     if kind is None:
         return None
-    return msgspec.json.Decoder(WireRequest[kind | None]).decode  # type: ignore[valid-type]
+    made: Any = WireRequest[kind | None, parameters]  # type: ignore[valid-type]
+    return msgspec.json.Decoder(made).decode
 
 
-def read_patiently(text: Buffer) -> tuple[WireRequest[Any], TensorReader]:
-    """The request, and the function that makes tensors of its ``data``.
+class PatientReader:
+    """Reads any request with parameters of one type, and says what is wrong with it."""
 
-    Raises INVALID_ARGUMENT with the place of the fault.
-    """
+    __slots__ = ("_read_text_first", "_type_of_tokens")
+
+    def __init__(self, parameters: type[RequestParameters] = RequestParameters) -> None:
+        # msgspec cannot be asked for "text or nothing": a null comes as its text.
+        text_first: Any = WireRequest[msgspec.Raw, parameters]  # type: ignore[valid-type]
+        self._read_text_first: Callable[[Buffer], AnyRequest] = msgspec.json.Decoder(
+            text_first
+        ).decode
+        self._type_of_tokens: Any = WireRequest[Any, parameters]  # type: ignore[valid-type]
+
+    def __call__(self, text: Buffer) -> tuple[AnyRequest, TensorReader]:
+        """The request, and the function that makes tensors of its ``data``.
+
+        Raises INVALID_ARGUMENT with the place of the fault.
+        """
+        try:
+            request = self._read_text_first(text)
+        except msgspec.ValidationError as error:
+            raise invalid(f"the request does not follow the protocol: {error}") from None
+        except RecursionError:
+            raise _too_deep() from None
+        except UnicodeDecodeError as error:
+            raise invalid(f"the request's JSON is not UTF-8: {error.reason}") from None
+        except msgspec.DecodeError as error:
+            data = bytes(text)
+            if b"NaN" in data or b"Infinity" in data:
+                return _read_tokens(data, self._type_of_tokens), read_values
+            problem = str(error).removeprefix("JSON is malformed: ")
+            raise invalid(f"the request's JSON is malformed: {problem}") from None
+        for item in request.inputs:
+            if item.data is not None and len(item.data) == len(_NULL) and bytes(item.data) == _NULL:
+                item.data = None
+        return request, read_text
+
+
+read_patiently = PatientReader()
+
+
+def _read_tokens(text: bytes, wanted: Any) -> AnyRequest:
     try:
-        request = _read_text_first(text)
-    except msgspec.ValidationError as error:
-        raise invalid(f"the request does not follow the protocol: {error}") from None
-    except RecursionError:
-        raise _too_deep() from None
-    except UnicodeDecodeError as error:
-        raise invalid(f"the request's JSON is not UTF-8: {error.reason}") from None
-    except msgspec.DecodeError as error:
-        data = bytes(text)
-        if b"NaN" in data or b"Infinity" in data:
-            return _read_tokens(data), read_values
-        problem = str(error).removeprefix("JSON is malformed: ")
-        raise invalid(f"the request's JSON is malformed: {problem}") from None
-    for item in request.inputs:
-        if item.data is not None and len(item.data) == len(_NULL) and bytes(item.data) == _NULL:
-            item.data = None
-    return request, read_text
-
-
-def _read_tokens(text: bytes) -> WireRequest[Any]:
-    try:
-        request = msgspec.convert(json.loads(text.decode()), WireRequest[Any])
-        # Unlike msgspec, it lets halves of surrogate pairs through, which no reply can carry.
+        request: AnyRequest = msgspec.convert(json.loads(text.decode()), wanted)
+        # Unlike msgspec, it lets halves of surrogate pairs through, which no reply or key can carry.
         (request.id or "").encode()
+        for value in msgspec.structs.astuple(request.parameters) if request.parameters else ():
+            if isinstance(value, str):
+                value.encode()
     except RecursionError:
         raise _too_deep() from None
     except msgspec.ValidationError as error:

@@ -25,6 +25,10 @@ RESPONSES: dict[str, tuple[int, str]] = {
     "NotFound": (404, "No such model, version or path."),
     "MethodNotAllowed": (405, "The path is known, the method is not; Allow says which are."),
     "TooSlow": (408, "Headers or body did not arrive in time; the connection closes."),
+    "FeaturesMissing": (
+        424,
+        "The model's features could not be found for this request, and may not be guessed; the sentence names them.",
+    ),
     "QuotaExceeded": (429, "The key is over its quota; Retry-After says when to try again."),
     "HeadersTooLarge": (431, "Request line and headers are too large; the connection closes."),
     "Internal": (500, "The model failed, or the server did; its log says more."),
@@ -43,6 +47,7 @@ _OF_READY = ("Unauthenticated", "Forbidden")
 _OF_A_MODEL = (*_ANYWHERE, "Forbidden", "NotFound", "NotNow")
 _OF_INFER = (
     *_OF_A_MODEL,
+    "FeaturesMissing",
     "QuotaExceeded",
     "Internal",
     "NotOffered",

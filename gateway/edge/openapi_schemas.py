@@ -150,7 +150,13 @@ def _requests() -> dict[str, Schema]:
             ),
             parameters=or_null(ref("InferParameters")),
         ),
-        "InferParameters": record(
+        "InferParameters": _request_parameters(),
+    }
+
+
+def _request_parameters() -> Schema:
+    return {
+        **record(
             "",
             timeout=or_null(
                 {
@@ -163,7 +169,14 @@ def _requests() -> dict[str, Schema]:
             ),
             binary_data_output=or_null({**FLAG, "description": "Every output as bytes."}),
             sequence_id={"description": "Models keep no state: anything but 0 is refused."},
+            feature_status=or_null(
+                {
+                    **FLAG,
+                    "description": "Answer with what became of each feature, if the model has any.",
+                }
+            ),
         ),
+        "description": "A model with features may want others besides: text, numbers or booleans.",
     }
 
 
@@ -183,6 +196,11 @@ def _answers() -> dict[str, Schema]:
             model_name=TEXT,
             model_version=TEXT,
             outputs=listed(ref("InferOutput")),
+            parameters={
+                "type": "object",
+                "description": "feature_status, where it was asked for: JSON in a string.",
+                "additionalProperties": {"anyOf": [TEXT, {"type": "number"}, FLAG]},
+            },
         ),
     }
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
@@ -22,8 +23,9 @@ from google.protobuf.message import DecodeError
 from backends.signature import Signature, Tensor
 from gateway.edge.input_layout import MAX_KNOWN, InputLayout, InputTable, input_table, quote
 from gateway.edge.proto_contents import read_contents
-from gateway.edge.proto_memo import RequestMemo, read_opening
-from gateway.edge.proto_reply import reply_template
+from gateway.edge.proto_memo import FeatureOptions, RequestMemo, read_opening
+from gateway.edge.proto_reply import TEMPLATE_KEY, parameters_field, reply_template
+from gateway.edge.request_context import FEATURE_STATUS, WantedContext
 from gateway.edge.request_options import (
     deadline_s,
     refuse_output_options,
@@ -41,17 +43,22 @@ _DECODER_KEY = "proto_request"
 _MAX_KEY_BYTES = 1024
 """Longer descriptions of an input are read anew each time, rather than remembered."""
 
+_NO_HEADERS: Mapping[bytes, bytes] = MappingProxyType({})
 _Input: TypeAlias = ModelInferRequest.InferInputTensor
 
 
 def decode_infer(
-    message: bytes, now: float, find: Callable[[str, str], Servable]
+    message: bytes,
+    now: float,
+    find: Callable[[str, str], Servable],
+    headers: Mapping[bytes, bytes] = _NO_HEADERS,
 ) -> PredictRequest:
     """A request, valid against the signature of the servable that ``find`` has for its model.
 
     ``find`` takes the model's name and the version ("" when the caller leaves it to the policy); it
-    may be called twice, and its errors pass through. ``now`` is in seconds on the loop's clock.
-    Inputs may be read-only.
+    may be called twice, and its errors pass through. ``now`` is in seconds on the loop's clock. Of
+    the call's ``headers`` (metadata) those are read that the servable's enrichment wants. Inputs
+    may be read-only.
 
     Raises INVALID_ARGUMENT, or UNIMPLEMENTED for shared memory and classification.
     """
@@ -59,10 +66,11 @@ def decode_infer(
     if opening is not None:
         name, version, request_id, start = opening
         target = find(name, version)
-        known = _decoder(target).memo.find(message, start)
+        decoder = target.reply_templates.get(_DECODER_KEY) or _decoder(target)
+        known = decoder.memo.find(message, start)
         inputs = known and known.read(message)
         if known and inputs:
-            return PredictRequest(
+            request = PredictRequest(
                 target.name,
                 version,
                 request_id,
@@ -74,11 +82,18 @@ def decode_infer(
                 now,
                 len(message),
             )
-    return _parse_request(message, now, find, None if opening is None else opening[3])
+            if decoder.wanted is not None:
+                _note(decoder.wanted, request, known.features, headers)
+            return request
+    return _parse_request(message, now, find, None if opening is None else opening[3], headers)
 
 
 def _parse_request(
-    message: bytes, now: float, find: Callable[[str, str], Servable], start: int | None
+    message: bytes,
+    now: float,
+    find: Callable[[str, str], Servable],
+    start: int | None,
+    headers: Mapping[bytes, bytes] = _NO_HEADERS,
 ) -> PredictRequest:
     """``decode_infer`` by the parser; ``start`` is where a readable opening ends."""
     try:
@@ -98,9 +113,11 @@ def _parse_request(
     timeout_us, priority = None, None
     if wire.parameters:
         timeout_us, priority = _request_options(target.name, wire.parameters)
+    wanted = decoder.wanted
+    features = None if wanted is None else _feature_options(wanted, wire.parameters)
     if start is not None and raw:
-        decoder.memo.learn(message, start, layouts, outputs, timeout_us, priority)
-    return PredictRequest(
+        decoder.memo.learn(message, start, layouts, outputs, timeout_us, priority, features)
+    request = PredictRequest(
         target.name,
         version,
         wire.id,
@@ -112,12 +129,15 @@ def _parse_request(
         now,
         len(message),
     )
+    if wanted is not None:
+        _note(wanted, request, features, headers)
+    return request
 
 
 class _Decoder:
     """What decoding needs to know of one servable."""
 
-    __slots__ = ("_known", "_model", "_signature", "memo", "table")
+    __slots__ = ("_known", "_model", "_signature", "memo", "table", "wanted")
 
     def __init__(self, target: Servable) -> None:
         self._model = target.name
@@ -125,6 +145,8 @@ class _Decoder:
         self._known: dict[bytes, InputLayout] = {}
         self.table: InputTable = input_table(target)
         self.memo = RequestMemo()
+        enrichment = target.enrichment
+        self.wanted = None if enrichment is None else WantedContext(enrichment)
 
     def read_raw(
         self, wire: ModelInferRequest, raw: list[bytes]
@@ -225,6 +247,28 @@ def _request_options(
     return _natural(parameters, "timeout"), _natural(parameters, "priority")
 
 
+def _feature_options(
+    wanted: WantedContext, parameters: Mapping[str, InferParameter]
+) -> FeatureOptions:
+    """What a request to a servable with an enrichment says in its parameters."""
+    asks = _value(parameters, FEATURE_STATUS)
+    if asks is not None and not isinstance(asks, bool):
+        raise invalid(f"parameter {FEATURE_STATUS} is {reprlib.repr(asks)}; expected a bool_param")
+    return FeatureOptions(
+        tuple([_value(parameters, name) for name in wanted.parameters]), bool(asks)
+    )
+
+
+def _note(
+    wanted: WantedContext,
+    request: PredictRequest,
+    features: FeatureOptions | None,
+    headers: Mapping[bytes, bytes],
+) -> None:
+    assert features is not None, "the servable wants them from its first request on"
+    wanted.note(request, features.values, headers, wants_feature_status=features.wants_status)
+
+
 def _natural(parameters: Mapping[str, InferParameter], name: str) -> int | None:
     value = _value(parameters, name)
     if value is None:
@@ -248,5 +292,9 @@ def _value(parameters: Mapping[str, InferParameter], name: str) -> bool | int | 
 
 def encode_prediction(request: PredictRequest, prediction: Prediction) -> bytes:
     """The serialized ``ModelInferResponse``: the wanted outputs as raw contents, in their order."""
-    template = reply_template(prediction.servable)
-    return template.encode(request.request_id, request.outputs, prediction)
+    servable = prediction.servable
+    template = servable.reply_templates.get(TEMPLATE_KEY) or reply_template(servable)
+    if prediction.parameters is None:
+        return template.encode(request.request_id, request.outputs, prediction)
+    message = template.encode(request.request_id, request.outputs, prediction)
+    return message + parameters_field(prediction.parameters)

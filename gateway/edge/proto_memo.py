@@ -20,6 +20,7 @@ from backends.signature import Tensor
 from gateway.edge.input_layout import InputLayout
 from gateway.edge.proto_reply import length_prefix
 from gateway.edge.tensor_bytes import read_tensor
+from gateway.messages import ContextValue
 from protos.inference import ModelInferRequest
 
 # Tags of length-delimited fields: the field's number times 8, plus 2.
@@ -34,6 +35,14 @@ MAX_KEY_BYTES = 1024
 _MAX_LENGTHS = 4
 
 
+class FeatureOptions(msgspec.Struct, frozen=True, gc=False):
+    """What a request says in its parameters to the enrichment of its servable."""
+
+    values: tuple[ContextValue, ...]
+    """Of the parameters that the enrichment wants."""
+    wants_status: bool
+
+
 class Remembered(msgspec.Struct, gc=False):
     """What a known message says, apart from its ``id`` and the numbers of its tensors."""
 
@@ -46,6 +55,8 @@ class Remembered(msgspec.Struct, gc=False):
     outputs: tuple[int, ...]
     timeout_us: int | None
     priority: int | None
+    features: FeatureOptions | None
+    """None for a servable without an enrichment."""
 
     def read(self, message: bytes) -> tuple[Tensor, ...] | None:
         """The tensors of a message with this key, in the signature's order; None if it differs.
@@ -129,6 +140,7 @@ class RequestMemo:
         outputs: tuple[int, ...],
         timeout_us: int | None,
         priority: int | None,
+        features: FeatureOptions | None,
     ) -> None:
         """Remembers a valid message with raw tensors, the second time that it comes.
 
@@ -151,7 +163,7 @@ class RequestMemo:
         times = self._seen[key] = self._seen.get(key, 0) + 1
         if times != 2:  # the third time, it was found unfit
             return
-        found = Remembered(tuple(layouts), gaps, tail, outputs, timeout_us, priority)
+        found = Remembered(tuple(layouts), gaps, tail, outputs, timeout_us, priority, features)
         if _ends_whole(key, tags[0]) and found.read(message) is not None:
             self._known[key] = found
             if len(key) not in self._lengths:

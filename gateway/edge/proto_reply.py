@@ -15,7 +15,7 @@ from typing import Any
 
 from backends.signature import Tensor
 from gateway.edge.tensor_bytes import write_elements
-from gateway.messages import Prediction
+from gateway.messages import Parameters, Prediction
 from gateway.ports import Servable
 from protos.inference import ModelInferResponse
 
@@ -102,6 +102,24 @@ def reply_template(servable: Servable) -> ReplyTemplate:
     if template is None:
         template = servable.reply_templates[TEMPLATE_KEY] = ReplyTemplate(servable)
     return template
+
+
+def parameters_field(parameters: Parameters) -> bytes:
+    """The reply's parameters, for behind its other fields. Raises ValueError for an integer beyond 64 bits."""
+    message = ModelInferResponse()
+    for name, value in parameters.items():
+        parameter = message.parameters[name]
+        if isinstance(value, bool):
+            parameter.bool_param = value
+        elif isinstance(value, str):
+            parameter.string_param = value
+        elif isinstance(value, float):
+            parameter.double_param = value
+        elif value < 2**63:
+            parameter.int64_param = value
+        else:
+            parameter.uint64_param = value
+    return message.SerializeToString()
 
 
 def _id_field(request_id: str) -> bytes:

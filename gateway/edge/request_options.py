@@ -26,7 +26,9 @@ def deadline_s(target: Servable, timeout_us: int | None, now: float) -> float:
     return now + timeout_us / 1e6 if timeout_us else NO_DEADLINE_S
 
 
-def refuse_sequence(model: str, sequence_id: int | str | None, start: bool, end: bool) -> None:
+def refuse_sequence(
+    model: str, sequence_id: int | str | None, start: bool | None, end: bool | None
+) -> None:
     """Raises INVALID_ARGUMENT when the request is part of a sequence: no model here keeps state.
 
     Triton's clients leave these out, or send the id 0, for a request that stands alone.

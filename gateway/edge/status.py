@@ -1,8 +1,9 @@
 """The one table that says what an error code is on each wire.
 
 Triton's table is the base (bad input 400, unknown 404, not ready 503), plus 504/DEADLINE_EXCEEDED for deadlines,
-503 with ``Retry-After``/UNAVAILABLE for overload and 429 with it/RESOURCE_EXHAUSTED for quotas. Nothing else may
-translate errors, and no text of an unexpected exception leaves the process.
+503 with ``Retry-After``/UNAVAILABLE for overload, 429 with it/RESOURCE_EXHAUSTED for quotas and
+424/FAILED_PRECONDITION for feature values that are missing. Nothing else may translate errors, and no text of an
+unexpected exception leaves the process.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ HTTP_STATUS: dict[ErrorCode, int] = {
     ErrorCode.PERMISSION_DENIED: 403,
     ErrorCode.NOT_FOUND: 404,
     ErrorCode.METHOD_NOT_ALLOWED: 405,
+    ErrorCode.FEATURES_MISSING: 424,
     ErrorCode.QUOTA_EXCEEDED: 429,
     ErrorCode.UNIMPLEMENTED: 501,
     ErrorCode.NOT_READY: 503,
@@ -37,6 +39,7 @@ GRPC_STATUS: dict[ErrorCode, int] = {
     ErrorCode.METHOD_NOT_ALLOWED: 12,
     ErrorCode.UNAUTHENTICATED: 16,
     ErrorCode.PERMISSION_DENIED: 7,
+    ErrorCode.FEATURES_MISSING: 9,
     ErrorCode.QUOTA_EXCEEDED: 8,
     ErrorCode.UNIMPLEMENTED: 12,
     ErrorCode.NOT_READY: 14,

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from gateway.core.admission import Admission
     from gateway.core.batch import Batch
 
-GaugeReader = Callable[[], Iterable[tuple[tuple[str, ...], float]]]
+Reader = Callable[[], Iterable[tuple[tuple[str, ...], float]]]
+
+_Kind = type[GaugeMetricFamily] | type[CounterMetricFamily]
 
 MAX_RETIRED_VERSIONS = 64
 """Versions that are no longer served, but whose counters are still shown."""
@@ -189,7 +191,7 @@ class Metrics(Collector):
         self.traces: Callable[[], Mapping[str, int]] = dict
         """Traces by what became of them, where there are any."""
         self._admission = admission
-        self._gauges: list[tuple[str, str, tuple[str, ...], GaugeReader]] = []
+        self._read: list[tuple[_Kind, str, str, tuple[str, ...], Reader]] = []
 
     def lane(self, model: str, version: str) -> LaneMetrics | NullLaneMetrics:
         """The meters of a new lane: those of the version's earlier lane, if it had one."""
@@ -232,9 +234,13 @@ class Metrics(Collector):
             if key in self._open_lanes
         ]
 
-    def gauge(self, name: str, text: str, labels: tuple[str, ...], read: GaugeReader) -> None:
+    def gauge(self, name: str, text: str, labels: tuple[str, ...], read: Reader) -> None:
         """A value that is read when somebody scrapes."""
-        self._gauges.append((name, text, labels, read))
+        self._read.append((GaugeMetricFamily, name, text, labels, read))
+
+    def counter(self, name: str, text: str, labels: tuple[str, ...], read: Reader) -> None:
+        """A count that somebody else keeps, read when somebody scrapes."""
+        self._read.append((CounterMetricFamily, name, text, labels, read))
 
     def collect(self) -> Iterator[Metric]:
         """The families, for ``prometheus_client``'s exposition."""
@@ -251,8 +257,8 @@ class Metrics(Collector):
         )
         for name, text, value in inside:
             yield GaugeMetricFamily(name, text, value=value)
-        for name, text, labels, read in self._gauges:
-            family = GaugeMetricFamily(name, text, labels=labels)
+        for kind, name, text, labels, read in self._read:
+            family = kind(name, text, labels=labels)
             for values, value in read():
                 family.add_metric(values, value)
             yield family

@@ -50,6 +50,6 @@ def test_only_the_reference_front_needs_grpcio() -> None:
 def _declared() -> set[str]:
     project = pyproject()["project"]
     extras = project["optional-dependencies"]
-    needed = (extras[name] for name in ("cpu", "gpu", "tracing", "grpcio"))
+    needed = (extras[name] for name in ("cpu", "gpu", "tracing", "features", "grpcio"))
     requirements = [*project["dependencies"], *(line for extra in needed for line in extra)]
     return {canonicalize_name(Requirement(line).name) for line in requirements}

@@ -11,7 +11,7 @@ from gateway.edge.json_codec import (
     encode_prediction,
 )
 from gateway.errors import ErrorCode, HeadraceError
-from gateway.messages import NO_DEADLINE_S, Prediction, PredictRequest
+from gateway.messages import NO_DEADLINE_S, Parameters, Prediction, PredictRequest
 from tests.support.servables import StubServable, stub, tensor_spec
 
 INTEGERS = ("UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64")
@@ -55,7 +55,9 @@ def reply(
     binary: tuple[bool, ...] = (),
     request_id: str = "",
     wanted: tuple[int, ...] | None = None,
+    parameters: Parameters | None = None,
 ) -> tuple[bytes, int | None]:
     wanted = target.signature.all_outputs if wanted is None else wanted
     request = PredictRequest("m", "", request_id, (), 1, wanted, NO_DEADLINE_S, 1, 0.0, 0)
-    return encode_prediction(request, Prediction(target, outputs), OutputEncoding(binary))
+    prediction = Prediction(target, outputs, parameters)
+    return encode_prediction(request, prediction, OutputEncoding(binary))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -54,6 +54,9 @@ class Ask(NamedTuple):
     timeout_us: int | None = None
     answer_compression: str | None = None
     """HTTP only."""
+    parameters: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] | None = None
+    """Metadata over gRPC."""
 
 
 class Answer(NamedTuple):
@@ -63,6 +66,7 @@ class Answer(NamedTuple):
     version: str
     request_id: str
     outputs: dict[str, Array]
+    parameters: dict[str, Any]
 
 
 class CallError(Exception):
@@ -154,6 +158,10 @@ def _options(ask: Ask) -> dict[str, Any]:
     }
     if ask.timeout_us is not None:
         options["timeout"] = ask.timeout_us
+    if ask.parameters is not None:
+        options["parameters"] = dict(ask.parameters)
+    if ask.headers is not None:
+        options["headers"] = dict(ask.headers)
     return options
 
 
@@ -216,7 +224,8 @@ def _http_call(ask: Ask, compression: str | None) -> dict[str, Any]:
 def _http_answer(result: Any) -> Answer:
     reply = result.get_response()
     outputs = {one["name"]: result.as_numpy(one["name"]) for one in reply["outputs"]}
-    return Answer(reply["model_name"], reply["model_version"], reply.get("id", ""), outputs)
+    names = reply["model_name"], reply["model_version"], reply.get("id", "")
+    return Answer(*names, outputs, reply.get("parameters", {}))
 
 
 class GrpcCaller(Caller):
@@ -281,7 +290,11 @@ def _grpc_call(ask: Ask, compression: str | None) -> dict[str, Any]:
 def _grpc_answer(result: Any) -> Answer:
     reply = result.get_response()
     outputs = {one.name: result.as_numpy(one.name) for one in reply.outputs}
-    return Answer(reply.model_name, reply.model_version, reply.id, outputs)
+    parameters = {
+        name: getattr(one, one.WhichOneof("parameter_choice"))
+        for name, one in reply.parameters.items()
+    }
+    return Answer(reply.model_name, reply.model_version, reply.id, outputs, parameters)
 
 
 def _url(address: tuple[str, int]) -> str:

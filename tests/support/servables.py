@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from backends.signature import Signature, Tensor, TensorSpec
 from gateway.messages import NO_DEADLINE_S
+from gateway.ports import Enrichment
+
+
+class WantedNames(NamedTuple):
+    """An enrichment as codecs see it: the names that it wants."""
+
+    parameters: tuple[str, ...] = ()
+    headers: tuple[str, ...] = ()
 
 
 def tensor_spec(name: str, datatype: str, *shape: int) -> TensorSpec:
@@ -25,12 +33,14 @@ class StubServable:
         max_batch_size: int = 0,
         default_timeout_s: float = NO_DEADLINE_S,
         default_priority: int = 1,
+        enrichment: Enrichment | None = None,
         answer: Callable[[Sequence[Tensor]], list[Tensor]] | None = None,
     ) -> None:
         self.name = name
         self.version = version
         self.platform = "stub"
-        self.signature = signature
+        self.signature = self.model_signature = signature
+        self.enrichment = enrichment
         self.max_batch_size = max_batch_size
         self.default_timeout_s = default_timeout_s
         self.default_priority = default_priority

@@ -8,6 +8,7 @@ from backends.signature import Signature, Tensor
 from gateway.core.servables import ServableState, ServableTable, ServableVersion
 from gateway.errors import ErrorCode, HeadraceError
 from gateway.messages import ModelStatus
+from tests.support.servables import WantedNames, tensor_spec
 
 
 def run(inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -34,6 +35,24 @@ def refusal(table: ServableTable, model: str, number: str = "") -> HeadraceError
     with pytest.raises(HeadraceError) as refused:
         table.find(model, number)
     return refused.value
+
+
+# -- what a version takes -------------------------------------------------------------------------
+
+
+def test_without_an_enrichment_the_model_takes_what_its_callers_send() -> None:
+    one = version()
+    assert one.enrichment is None
+    assert one.model_signature is one.signature
+
+
+def test_with_an_enrichment_the_model_takes_other_inputs() -> None:
+    callers = Signature((tensor_spec("amount", "FP32", -1),), (tensor_spec("y", "FP32", -1),))
+    models = Signature((tensor_spec("x", "FP32", -1, 9),), callers.outputs)
+    wanted = WantedNames(("user",), ("x-tenant",))
+    one = ServableVersion("m", "1", callers, run, enrichment=wanted, model_signature=models)
+    assert one.enrichment is wanted
+    assert (one.signature, one.model_signature) == (callers, models)
 
 
 # -- the life of a version ------------------------------------------------------------------------

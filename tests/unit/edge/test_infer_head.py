@@ -4,6 +4,7 @@ import pytest
 
 from gateway.edge.infer_head import (
     MAX_HEAD_BYTES,
+    MAX_HEADERS,
     MAX_HEADS,
     HeadMemory,
     InferPlan,
@@ -68,11 +69,12 @@ def test_a_plain_head_says_all_there_is_to_know() -> None:
         header_length=7,
         keep_alive=False,
         compression="gzip",
+        headers=headers,
     )
 
 
 def test_without_options_everything_is_empty() -> None:
-    assert planned() == InferPlan("m", "", 12, None, True, "")
+    assert planned() == InferPlan("m", "", 12, None, True, "", headers=PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -130,27 +132,60 @@ def a_plan() -> InferPlan:
     return plan
 
 
+def come(memory: HeadMemory, head: bytes, times: int = 2) -> None:
+    for _ in range(times):
+        memory.remember(head, a_plan())
+
+
 def test_a_head_is_remembered_byte_by_byte() -> None:
     memory = HeadMemory()
-    memory.remember(b"POST a", a_plan())
+    come(memory, b"POST a")
     assert memory.plan_of(b"POST a") == a_plan()
     assert memory.plan_of(b"POST A") is None
 
 
+def test_a_head_is_remembered_the_second_time_that_it_comes() -> None:
+    memory = HeadMemory()
+    come(memory, b"POST a", times=1)
+    assert memory.plan_of(b"POST a") is None
+    come(memory, b"POST a", times=1)
+    assert memory.plan_of(b"POST a") is not None
+
+
+def test_heads_that_never_come_again_drive_nobody_out() -> None:
+    memory = HeadMemory()
+    come(memory, b"steady")
+    for number in range(5 * MAX_HEADS):
+        come(memory, b"x-request-id: %d" % number, times=1)
+    assert memory.plan_of(b"steady") is not None
+    assert len(memory._plans) == 1
+    assert len(memory._seen) <= MAX_HEADS
+
+
 def test_a_long_head_is_not_remembered() -> None:
     memory = HeadMemory()
-    memory.remember(b"x" * MAX_HEAD_BYTES, a_plan())
-    memory.remember(b"y" * (MAX_HEAD_BYTES + 1), a_plan())
+    come(memory, b"x" * MAX_HEAD_BYTES)
+    come(memory, b"y" * (MAX_HEAD_BYTES + 1))
     assert memory.plan_of(b"x" * MAX_HEAD_BYTES) is not None
     assert memory.plan_of(b"y" * (MAX_HEAD_BYTES + 1)) is None
+
+
+@pytest.mark.parametrize(("more", "is_remembered"), [(0, True), (1, False)])
+def test_a_head_of_many_headers_is_not_remembered(more: int, is_remembered: bool) -> None:
+    headers = [*PLAIN, *[(b"a", b"")] * (MAX_HEADERS - len(PLAIN) + more)]
+    memory, plan = HeadMemory(), planned(headers=headers)
+    assert plan is not None
+    for _ in range(3):
+        memory.remember(b"POST a", plan)
+    assert (memory.plan_of(b"POST a") is not None) == is_remembered
 
 
 def test_memory_is_bounded_and_starts_again_when_it_is_full() -> None:
     memory = HeadMemory()
     for number in range(MAX_HEADS):
-        memory.remember(b"%d" % number, a_plan())
+        come(memory, b"%d" % number)
     assert memory.plan_of(b"0") is not None
-    memory.remember(b"one more", a_plan())
+    come(memory, b"one more")
     assert memory.plan_of(b"0") is None
     assert memory.plan_of(b"one more") is not None
 

@@ -10,6 +10,7 @@ from gateway.edge.json_codec import (
 )
 from gateway.edge.json_reply import MAX_KNOWN
 from gateway.errors import ErrorCode, HeadraceError
+from gateway.messages import Parameters
 from tests.support.json_requests import one_input, reply
 from tests.support.servables import stub, tensor_spec
 
@@ -123,3 +124,43 @@ class TestReply:
 def test_errors_are_json() -> None:
     assert encode_error('no "x"') == b'{"error":"no \\"x\\""}'
     assert orjson.loads(encode_error("half \ud800")) == {"error": "half ?"}
+
+
+PARAMETERS: Parameters = {
+    "feature_status": '{"a":"ä"}',
+    "arm": "b",
+    "count": 3,
+    "share": 0.5,
+    "is": True,
+}
+
+
+class TestParameters:
+    @pytest.mark.parametrize("request_id", ["", "r-1"])
+    @pytest.mark.parametrize("binary", [(), (True, False), (True, True)])
+    @pytest.mark.parametrize("wanted", [(0, 1), (1, 0)])
+    def test_they_stand_beside_the_outputs(
+        self, request_id: str, binary: tuple[bool, ...], wanted: tuple[int, ...]
+    ) -> None:
+        target = stub([], [tensor_spec("p", "FP32", -1), tensor_spec("q", "FP32", -1)])
+        outputs: list[Any] = [np.ones(2, np.float32), np.zeros(2, np.float32)]
+        plain, plain_length = reply(target, outputs, binary, request_id, wanted)
+        told, length = reply(target, outputs, binary, request_id, wanted, PARAMETERS)
+        document = orjson.loads(told[:length])
+        assert document.pop("parameters") == PARAMETERS
+        assert document == orjson.loads(plain[:plain_length])
+        if length is not None:
+            assert plain_length is not None
+            assert told[length:] == plain[plain_length:]
+
+    @pytest.mark.parametrize("wanted", [(), (0,)])
+    @pytest.mark.parametrize("request_id", ["", "r-1"])
+    def test_with_one_output_and_with_none(self, request_id: str, wanted: tuple[int, ...]) -> None:
+        outputs: list[Any] = [np.ones((1, 1), np.float32)]
+        plain, _ = reply(one_input(), outputs, (), request_id, wanted)
+        told, _ = reply(one_input(), outputs, (), request_id, wanted, PARAMETERS)
+        assert orjson.loads(told) == orjson.loads(plain) | {"parameters": PARAMETERS}
+
+    def test_there_may_be_none_of_them(self) -> None:
+        told, _ = reply(one_input(), [np.ones((1, 1), np.float32)], parameters={})
+        assert orjson.loads(told)["parameters"] == {}

@@ -93,3 +93,27 @@ def test_lengths_are_written_as_protobuf_does(length: int) -> None:
     assert value == length
     assert all(byte & 128 for byte in written[:-1])
     assert not written[-1] & 128
+
+
+class TestParameters:
+    @pytest.mark.parametrize("request_id", ["", "r-1"])
+    @pytest.mark.parametrize("wanted", [(0,), (1, 0), ()])
+    def test_they_stand_behind_the_outputs(self, request_id: str, wanted: tuple[int, ...]) -> None:
+        target = stub([], [tensor_spec("p", "FP32", -1), tensor_spec("q", "FP32", -1)])
+        outputs: list[Any] = [np.ones(2, np.float32), np.zeros(2, np.float32)]
+        request = PredictRequest("m", "", request_id, (), 1, wanted, NO_DEADLINE_S, 1, 0.0, 0)
+        told = {"s": "ä", "b": True, "i": -3, "u": 2**63, "d": 0.5}
+        plain = ModelInferResponse.FromString(
+            encode_prediction(request, Prediction(target, outputs))
+        )
+        data = encode_prediction(request, Prediction(target, outputs, told))
+        for name, kind in zip(told, ("string", "bool", "int64", "uint64", "double"), strict=True):
+            setattr(plain.parameters[name], f"{kind}_param", told[name])
+        assert ModelInferResponse.FromString(data) == plain
+
+    @pytest.mark.parametrize("value", [2**64, -(2**63) - 1])
+    def test_an_integer_beyond_64_bits_is_our_mistake(self, value: int) -> None:
+        target = stub([], [tensor_spec("p", "FP32", -1)])
+        request = PredictRequest("m", "", "", (), 1, (0,), NO_DEADLINE_S, 1, 0.0, 0)
+        with pytest.raises(ValueError, match="range"):
+            encode_prediction(request, Prediction(target, [np.ones(2, np.float32)], {"i": value}))

@@ -29,6 +29,7 @@ OURS = {
     ErrorCode.METHOD_NOT_ALLOWED: (405, 12),
     ErrorCode.UNAUTHENTICATED: (401, 16),
     ErrorCode.PERMISSION_DENIED: (403, 7),
+    ErrorCode.FEATURES_MISSING: (424, 9),
     ErrorCode.QUOTA_EXCEEDED: (429, 8),
     ErrorCode.OVERLOADED: (503, 14),
     ErrorCode.DEADLINE_EXCEEDED: (504, 4),

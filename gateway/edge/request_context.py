@@ -1,0 +1,52 @@
+"""What an enrichment wants of a request besides its tensors: values of parameters and of headers.
+
+Decides how they are found, the same for both wires: as they came, in the order in which they are wanted, None for what
+is absent. It is asked for servables with an enrichment only, so that others pay nothing; and it must never judge a
+value, since only the enrichment knows what it is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
+
+from gateway.messages import ContextValue, PredictRequest
+from gateway.ports import Enrichment
+
+FEATURE_STATUS = "feature_status"
+"""The request parameter that asks for the status of each feature, and the reply's parameter with the answer."""
+
+HeaderFields: TypeAlias = Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]
+"""Names in lower case, and values. Of several lines with one name the last counts, as in gRPC's metadata."""
+
+
+class WantedContext:
+    """The names that one servable's enrichment wants."""
+
+    __slots__ = ("_headers", "absent", "parameters")
+
+    def __init__(self, enrichment: Enrichment) -> None:
+        self.parameters = enrichment.parameters
+        self.absent: tuple[ContextValue, ...] = (None,) * len(enrichment.parameters)
+        """The values of the parameters in a request that has none."""
+        self._headers = [name.encode() for name in enrichment.headers]
+
+    def note(
+        self,
+        request: PredictRequest,
+        values: tuple[ContextValue, ...],
+        headers: HeaderFields,
+        *,
+        wants_feature_status: bool,
+    ) -> None:
+        """Write what was found into a request; ``values`` are those of the wanted parameters."""
+        request.context = values + self._values_of(headers) if self._headers else values
+        request.wants_feature_status = wants_feature_status
+
+    def _values_of(self, headers: HeaderFields) -> tuple[str | None, ...]:
+        """The values of the wanted headers, each byte a character: headers have no other encoding."""
+        found = dict(headers)
+        values = [found.get(name) for name in self._headers]
+        return tuple(
+            [None if one is None else one.strip(b" \t").decode("latin-1") for one in values]
+        )

@@ -1,0 +1,235 @@
+"""Features in one process: the manifest, the connection to the store, lookups, and what each version makes of them.
+
+Part of the composition root. It must never decide about a request; and a store that is away never keeps the gateway
+from starting: models that need no features are served, the others do with copies and defaults, and the log says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from backends.errors import ModelLoadError
+from backends.model_settings import FeaturesSettings
+from backends.signature import Signature, TensorSpec
+from featurecache.assembly import ModelInput
+from featurecache.breaker import BreakerLimits
+from featurecache.errors import FeatureError
+from featurecache.lookup import RowLookup
+from featurecache.lookup_limits import LookupLimits
+from featurecache.manifest import Manifest, decode_manifest
+from featurecache.on_demand import load_functions
+from featurecache.ports import Loop, RowSource
+from featurecache.resolve import ServicePlan
+from featurecache.source_limits import SourceLimits
+from featurecache.status import Status
+from gateway.messages import RoutedRequest
+from gateway.pipeline.enrich import Enrich, FeatureMeters, ServiceEnrichment
+from gateway.ports import Clock, Service
+from gateway.settings import FeatureSettings
+from gateway.telemetry.metrics import Metrics
+
+logger = logging.getLogger("headrace.features")
+
+MANIFEST_FILE = "manifest.json"
+
+
+class FeatureFit:
+    """Makes an enrichment of what ``model.toml`` asks for; fills the port ``Fit`` of the model loader.
+
+    The manifest is read anew for each version that is loaded, so that a reload takes up what was applied since.
+    """
+
+    def __init__(self, settings: FeatureSettings) -> None:
+        self._path = manifest_path(settings)
+
+    def __call__(
+        self, features: FeaturesSettings, signature: Signature, /
+    ) -> ServiceEnrichment | None:
+        """Raises ``ModelLoadError`` when manifest, service, model and key sources do not fit together."""
+        if not features.service:
+            return None
+        try:
+            manifest = read_manifest(self._path)
+            plan = ServicePlan(
+                manifest,
+                manifest.service(features.service),
+                [ModelInput(one.name, one.datatype, one.shape) for one in signature.inputs],
+                features.keys,
+                load_functions(manifest, self._path.parent),
+            )
+        except FeatureError as error:
+            raise ModelLoadError(f"[features]: {error}") from error
+        inputs = tuple(TensorSpec(one.name, one.datatype, one.shape) for one in plan.client_inputs)
+        return ServiceEnrichment(
+            plan,
+            features.lookup_budget_ms * 1e-3,
+            features.max_defaulted_fraction,
+            Signature(inputs, signature.outputs),
+        )
+
+
+class FeatureServing:
+    """Lookups of one process, from ``start`` to ``close``."""
+
+    def __init__(
+        self,
+        settings: FeatureSettings,
+        source: RowSource,
+        *,
+        loop: Loop,
+        clock: Clock,
+        random_unit: Callable[[], float],
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
+        self._source = source
+        self._clock, self._now_us = clock, now_us
+        self.meters = FeatureMeters()
+        self.lookup = RowLookup(
+            source,
+            loop=loop,
+            clock=clock,
+            limits=LookupLimits(
+                near_cache_bytes=settings.near_cache_bytes,
+                negative_bytes=settings.negative_cache_bytes,
+                max_reads_in_flight=settings.max_reads_in_flight,
+                max_pending_keys=settings.max_pending_keys,
+            ),
+            random_unit=random_unit,
+            breaker=BreakerLimits(
+                failures=settings.breaker_failures, open_s=settings.breaker_open_s
+            ),
+        )
+
+    def hop(self, next_service: Service[RoutedRequest]) -> Enrich:
+        """The hop of the stack that completes requests."""
+        return Enrich(self.lookup, self.meters, self._clock, self._now_us, next_service)
+
+    async def start(self) -> None:
+        """Connect, or begin to try; returns after the first try."""
+        await self._source.start()
+        if self._source.is_up:
+            logger.info("features come from %s", self._source.name)
+        else:
+            logger.warning(
+                "the feature store %s does not answer; models that need no features are served as always, the others "
+                "with defaults until it is back",
+                self._source.name,
+            )
+
+    async def close(self) -> None:
+        """Let go of the store."""
+        await self._source.close()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the store can be asked now."""
+        return self._source.is_up
+
+    def snapshot(self) -> dict[str, object]:
+        """For ``/status``."""
+        found = self.lookup.snapshot()
+        return {
+            "store": self._source.name,
+            "is_up": self._source.is_up,
+            "tracks_changes": self._source.tracks,
+            "breaker": found.breaker.name.lower(),
+            "near_cache_bytes": found.cache_bytes,
+            "near_cache_rows": found.cache_entries,
+            "lookups": found.counters.lookups,
+            "hit_share": round(1 - found.counters.missed_slots / max(1, found.counters.slots), 4),
+        }
+
+    def export(self, metrics: Metrics) -> None:
+        """Declare what is told to Prometheus."""
+        lookup, meters = self.lookup, self.meters
+        metrics.counter(
+            "headrace_feature_rows",
+            "Rows of feature views that requests were completed with, by status.",
+            ("view", "status"),
+            lambda: [
+                ((view, Status(one).name.lower()), n) for (view, one), n in meters.rows.items()
+            ],
+        )
+        metrics.counter(
+            "headrace_feature_requests_refused",
+            "Requests that could not be completed: too many defaults, or none allowed.",
+            ("service",),
+            lambda: [((service,), n) for service, n in meters.refused.items()],
+        )
+        metrics.counter(
+            "headrace_feature_lookup_rows",
+            "Rows looked up, by where they came from.",
+            ("outcome",),
+            lambda: _outcomes(lookup),
+        )
+        metrics.counter(
+            "headrace_feature_reads",
+            "Reads of the feature store, each of up to 500 rows, by how they ended.",
+            ("outcome",),
+            lambda: _reads(lookup),
+        )
+        metrics.gauge(
+            "headrace_feature_cache_bytes",
+            "Copies of rows that are kept in the process.",
+            (),
+            lambda: [((), float(lookup.snapshot().cache_bytes))],
+        )
+        metrics.gauge(
+            "headrace_feature_breaker_state",
+            "Of the feature store: 0 closed, 1 half open, 2 open.",
+            (),
+            lambda: [((), float(lookup.snapshot().breaker))],
+        )
+        metrics.gauge(
+            "headrace_feature_store_up",
+            "1 while the feature store can be asked.",
+            (),
+            lambda: [((), float(self._source.is_up))],
+        )
+
+
+def _outcomes(lookup: RowLookup) -> Iterable[tuple[tuple[str, ...], float]]:
+    counters = lookup.counters
+    taken = counters.aged_slots + counters.unreachable_slots
+    return [
+        (("hit",), counters.slots - counters.missed_slots),
+        (("read",), max(0, counters.missed_slots - taken)),
+        (("aged",), counters.aged_slots),
+        (("unreachable",), counters.unreachable_slots),
+    ]
+
+
+def _reads(lookup: RowLookup) -> Iterable[tuple[tuple[str, ...], float]]:
+    counters = lookup.counters
+    return [
+        (("ok",), max(0, counters.reads - counters.failed_reads)),
+        (("failed",), counters.failed_reads),
+    ]
+
+
+def source_limits(settings: FeatureSettings) -> SourceLimits:
+    """What the connection to the store may take."""
+    return SourceLimits(
+        connect_timeout_s=settings.connect_timeout_ms * 1e-3,
+        read_timeout_s=settings.read_timeout_ms * 1e-3,
+    )
+
+
+def manifest_path(settings: FeatureSettings) -> Path:
+    """The manifest's file; the setting may name its folder."""
+    path = Path(settings.manifest)
+    return path / MANIFEST_FILE if path.is_dir() else path
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest in a file; ``FeatureError`` when there is none."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise FeatureError(
+            f"manifest {path} cannot be read: {error.strerror}; write it with `headrace features apply`"
+        ) from None
+    return decode_manifest(text, str(path))
