@@ -1,0 +1,138 @@
+"""The second opinion: the latest row of an entity, read out of raw Parquet with nothing but Arrow and NumPy.
+
+An implementation of its own. It shares the definitions with everything else and no code that reads, joins or encodes,
+so that a mistake there is not made here as well. It must never import ``codec``, ``loader`` or ``training_set``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from featurecache.columns import ColumnType, parse_type
+from featurecache.errors import DefinitionError, RowError
+from featurecache.manifest import Manifest, ViewSpec
+
+Entity: TypeAlias = tuple[str | int, ...]
+"""The values of the join keys, in the entity's order."""
+
+_BATCH_ROWS = 32_768
+
+
+class OfflineRow(msgspec.Struct):
+    """What the files know of one entity at a moment."""
+
+    event_us: int
+    values: dict[str, object]
+    """As the files have them, turned into the declared type; None for null."""
+
+
+class RawView:
+    """The files of one view."""
+
+    def __init__(self, manifest: Manifest, view: ViewSpec, data: Path) -> None:
+        if view.source is None:
+            raise DefinitionError(f"view '{view.name}' has no files: its rows come by push alone")
+        self._view, self._source = view, view.source
+        self._keys = list(manifest.entity(view.entity).keys)
+        self._paths = sorted(one for one in data.glob(view.source.path) if one.is_file())
+        if not self._paths:
+            raise RowError(f"{data / view.source.path}: no such Parquet file")
+
+    def sample(self, count: int, seed: int) -> list[Entity]:
+        """``count`` entities of all that the files have, the same for the same seed and files.
+
+        Those with the smallest hashes: every entity has the same chance, however many rows it has, in bounded memory.
+        """
+        kept: dict[Entity, int] = {}
+        worst: list[tuple[int, Entity]] = []
+        for batch in self._batches(self._keys):
+            for entity in set(self._entities(batch)):
+                if entity is None or entity in kept:
+                    continue
+                rank = -_hash(seed, entity)
+                if len(kept) >= count:
+                    if rank <= worst[0][0]:
+                        continue
+                    _, gone = heapq.heappop(worst)
+                    del kept[gone]
+                kept[entity] = rank
+                heapq.heappush(worst, (rank, entity))
+        return sorted(kept, key=lambda one: -kept[one])
+
+    def latest(self, wanted: set[Entity], moment_us: int) -> dict[Entity, OfflineRow]:
+        """The row of each entity that was the newest at ``moment_us``; of equals, the last in file order."""
+        found: dict[Entity, OfflineRow] = {}
+        time = self._source.event_time
+        names = [one.name for one in self._view.columns]
+        for batch in self._batches([*self._keys, time, *names]):
+            moments = _micros(batch.column(time))
+            for row, entity in enumerate(self._entities(batch)):
+                moment = moments[row]
+                if entity not in wanted or moment is None or moment > moment_us:
+                    continue
+                before = found.get(entity)
+                if before is not None and before.event_us > moment:
+                    continue
+                # Turned at once: what Arrow holds of one value keeps its whole batch.
+                found[entity] = OfflineRow(
+                    moment,
+                    {
+                        one.name: _typed(one.parsed, batch.column(one.name)[row])
+                        for one in self._view.columns
+                    },
+                )
+        return found
+
+    def _batches(self, columns: list[str]) -> Iterator[Any]:
+        for path in self._paths:
+            with pq.ParquetFile(path) as file:
+                yield from file.iter_batches(batch_size=_BATCH_ROWS, columns=columns)
+
+    def _entities(self, batch: Any) -> Iterator[Entity | None]:
+        """None where a key is null or an empty string."""
+        columns = [batch.column(key).to_pylist() for key in self._keys]
+        for entity in zip(*columns, strict=True):
+            yield None if None in entity or "" in entity else entity
+
+
+def key_kinds(manifest: Manifest, view: ViewSpec) -> list[ColumnType]:
+    """The types of an entity's keys."""
+    return [parse_type(text) for text in manifest.entity(view.entity).keys.values()]
+
+
+def _hash(seed: int, entity: Entity) -> int:
+    text = repr((seed, entity)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+
+def _micros(column: Any) -> list[int | None]:
+    """µs since 1970, rounded down; a time without a zone is in UTC."""
+    unit = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 0}[column.type.unit]
+    raw: list[int | None] = column.cast(pa.int64()).to_pylist()
+    if unit:
+        return [None if one is None else one * unit for one in raw]
+    return [None if one is None else one // 1_000 for one in raw]
+
+
+def _typed(type_: ColumnType, scalar: Any) -> object:
+    """One value of a file as the declared type has it: Python's, or a list of them for vectors."""
+    if not scalar.is_valid:
+        return None
+    if type_.kind == "timestamp":
+        return _micros(pa.array([scalar.value], pa.int64()).cast(scalar.type))[0]
+    value = scalar.as_py()
+    if type_.length:
+        listed = [np.nan if one is None else one for one in value]
+        return np.asarray(listed, type_.dtype).tolist()
+    if type_.is_float:
+        return type_.dtype.type(value).item()
+    return value
