@@ -91,13 +91,11 @@ class TensorPlan:
         self._width = features[-1].stop
         _check_shape(target, self._width)
         self._is_flat = len(target.shape) == 1
-        self._dtype = DTYPES[target.datatype]
         for one in features:
             _check_cast(one, target)
+        self._dtype = DTYPES[target.datatype]
         self._blocks = _blocks(features, schemas)
-        self._may_overflow = any(
-            one.type.kind == "float64" and self._dtype.itemsize < 8 for one in features
-        )
+        self._may_overflow = any(_may_overflow(one.type, self._dtype) for one in features)
         self._strings = [one for one in features if one.use >= 0 and one.type.is_string]
         self._named = [(_name(one.ref), one.start, one.stop) for one in features if one.use < 0]
 
@@ -128,7 +126,7 @@ class TensorPlan:
                 :, block.first : block.last
             ]
         for name, start, stop in self._named:
-            out[:, start:stop] = named[name].reshape(rows, -1)
+            out[:, start:stop] = named[name].reshape(rows, stop - start)
         for one in self._strings:
             out[:, one.start] = reads[one.use].table.column(one.ref.column)
 
@@ -151,6 +149,13 @@ def _blocks(features: Sequence[PlacedFeature], schemas: Sequence[RowSchema]) -> 
         else:
             blocks.append(_Block(one.use, code, first, last, one.start, one.stop))
     return blocks
+
+
+def _may_overflow(type_: ColumnType, target: np.dtype[Any]) -> bool:
+    """Whether a value may be beyond what the target's floats hold."""
+    if target == np.float16:
+        return type_.kind not in ("bool", "int8", "int16")
+    return target == np.float32 and type_.kind == "float64"
 
 
 def _name(ref: FeatureRef) -> tuple[str, str]:

@@ -55,7 +55,11 @@ class RowTable:
         """The rows as ``(rows, n)`` elements of one dtype, such as ``<f4``; a column is some of its columns."""
         matrix = self._matrices.get(code)
         if matrix is None:
-            matrix = np.frombuffer(self._data, code).reshape(len(self._rows), -1)
+            flat = np.frombuffer(self._data, code)
+            # NumPy works a missing extent out by division, and no rows are no divisor.
+            matrix = flat.reshape(
+                len(self._rows), -1 if self._rows else self._stride // flat.itemsize
+            )
             self._matrices[code] = matrix
         return matrix
 
@@ -211,7 +215,8 @@ class RowCodec:
         return row[:8] == self.schema.head or row[:8] in self._older
 
     def renew(self, rows: Sequence[bytes]) -> list[bytes]:
-        """The same rows, those of older schemas rewritten to today's; columns that they lack get their defaults.
+        """The same rows, those of older schemas rewritten to today's; columns that they lack get their defaults, or are
+        null when they have none.
 
         Every row must pass ``reads``.
         """
@@ -237,7 +242,10 @@ class RowCodec:
                 columns[name] = table.column(name)
                 nulls[name] = table.nulls(name)
             else:
-                columns[name] = default_column(slot.type, self._defaults[name], count)
+                default = self._defaults[name]
+                columns[name] = default_column(slot.type, default, count)
+                if default is None and not slot.type.is_float:  # nothing may be made up
+                    nulls[name] = np.ones(count, np.bool_)
         return self.encode(columns, nulls, table.event_us, table.write_us)
 
     def table(self, rows: Sequence[bytes]) -> RowTable:

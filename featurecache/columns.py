@@ -6,6 +6,7 @@ Decides which types exist. It must never know views, rows or where values come f
 from __future__ import annotations
 
 import re
+from math import isfinite, isnan
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from featurecache.errors import DefinitionError
 MAX_VECTOR_LENGTH = 4096
 """Elements; a longer one would be a row that no longer travels in a millisecond."""
 
-_TEXT = re.compile(r"([a-z0-9]+)(?:\[([1-9][0-9]*)\])?")
+_TEXT = re.compile(r"([a-z0-9]+)(?:\[([1-9][0-9]{0,5})\])?")
 
 _KINDS: dict[str, tuple[str, str]] = {
     # name → NumPy's little-endian dtype in a row ("" = in the variable part), Open Inference datatype
@@ -32,6 +33,7 @@ _KINDS: dict[str, tuple[str, str]] = {
     "string": ("", "BYTES"),
 }
 
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _VECTOR_KINDS = ("float32", "float64", "int32", "int64")
 
 Values = npt.NDArray[Any]
@@ -130,18 +132,44 @@ MAX_STRING_BYTES = 64 * 1024
 
 
 def checked_default(type_: ColumnType, default: Default) -> Default:
-    """The default, or ``DefinitionError`` when no value of this type looks like it."""
-    if default is None:
+    """The default, as JSON can hold it; ``DefinitionError`` when no value of this type looks like it.
+
+    NaN is what floats have without a default, and therefore None.
+    """
+    if default is None or (type_.is_float and isinstance(default, float) and isnan(default)):
         return None
-    values = default if isinstance(default, list) else [default]
-    if type_.length and isinstance(default, list) and len(default) != type_.length:
-        raise DefinitionError(f"default has {len(default)} elements, {type_} has {type_.length}")
-    if isinstance(default, list) and not type_.length:
+    if not isinstance(default, list):
+        _check_value(type_, default)
+        return float(default) if isinstance(default, float) else default
+    if not type_.length:
         raise DefinitionError(f"default of {type_} is a list")
-    for value in values:
-        if not _fits(type_, value):
-            raise DefinitionError(f"default {value!r} is no {type_.kind}")
-    return default
+    if len(default) != type_.length:
+        raise DefinitionError(f"default has {len(default)} elements, {type_} has {type_.length}")
+    for value in default:
+        _check_value(type_, value)
+    return [float(value) if isinstance(value, float) else value for value in default]
+
+
+def _check_value(type_: ColumnType, value: object) -> None:
+    if not _fits(type_, value):
+        raise DefinitionError(f"default {_short(value)} is no {type_.kind}")
+    if isinstance(value, str):
+        _check_text(value)
+    elif isinstance(value, float) and not isfinite(value):
+        raise DefinitionError(f"default {value!r} cannot stand in a manifest; take a finite number")
+    elif isinstance(value, float) and type_.kind == "float32" and abs(value) > _FLOAT32_MAX:
+        raise DefinitionError(f"default {_short(value)} is too large for a float32")
+
+
+def _check_text(text: str) -> None:
+    try:
+        length_bytes = len(text.encode())
+    except UnicodeEncodeError:
+        raise DefinitionError(f"default {_short(text)} is no UTF-8") from None
+    if length_bytes > MAX_STRING_BYTES:
+        raise DefinitionError(
+            f"default of {length_bytes} bytes: at most {MAX_STRING_BYTES} are possible"
+        )
 
 
 def _fits(type_: ColumnType, value: object) -> bool:
@@ -151,9 +179,17 @@ def _fits(type_: ColumnType, value: object) -> bool:
         return isinstance(value, bool)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    if type_.is_float:
+    if type_.is_float and isinstance(value, float):
         return True
     if not isinstance(value, int):
         return False
-    info = np.iinfo(type_.dtype)
+    # An integer beyond 64 bits is a number that JSON's readers disagree about.
+    info = np.iinfo(np.int64 if type_.is_float else type_.dtype)
     return bool(info.min <= value <= info.max)
+
+
+def _short(value: object) -> str:
+    try:
+        return repr(value)[:80]
+    except ValueError:  # an integer of thousands of digits
+        return "of thousands of digits"

@@ -10,7 +10,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
-from featurecache.columns import String, checked_default
+import msgspec
+
+from featurecache.columns import checked_default
 from featurecache.definitions import (
     Entity,
     Feature,
@@ -68,6 +70,7 @@ def compile_manifest(definitions: Iterable[object]) -> Manifest:
         on_demand=_in_order_of_need([_on_demand(one) for one in computed]),
         services=[_service(one) for one in services],
     )
+    _check_values(manifest)
     _check_names(manifest)
     for service in manifest.services:
         _check_service(manifest, service)
@@ -169,6 +172,14 @@ def _in_order_of_need(computed: list[OnDemandSpec]) -> list[OnDemandSpec]:
     return list(ordered.values())
 
 
+def _check_values(manifest: Manifest) -> None:
+    """What is written must be readable: no number where a text belongs (an owner, a tag)."""
+    try:
+        msgspec.convert(msgspec.to_builtins(manifest), Manifest)
+    except (msgspec.MsgspecError, TypeError) as error:
+        raise DefinitionError(f"a definition has a value of the wrong type: {error}") from None
+
+
 def _check_names(manifest: Manifest) -> None:
     """One column of a training set cannot be two things."""
     owners: dict[str, str] = {}
@@ -197,6 +208,10 @@ def _check_service(manifest: Manifest, service: ServiceSpec) -> None:
             raise DefinitionError(
                 f"feature service '{service.name}': '{key}' is a join key ({type_}) and an input"
             )
+        if any(one.name == key for one in manifest.on_demand):
+            raise DefinitionError(
+                f"feature service '{service.name}': '{key}' is a join key ({type_}) and an on-demand feature"
+            )
 
 
 def key_types(manifest: Manifest, service: ServiceSpec) -> dict[str, str]:
@@ -204,24 +219,35 @@ def key_types(manifest: Manifest, service: ServiceSpec) -> dict[str, str]:
 
     Raises ``DefinitionError`` when two views want the same key as two types, or a key belongs to nobody.
     """
-    types: dict[str, str] = {}
-    for ref in needed_refs(manifest, service):
-        if ref.kind == "view":
+    refs = needed_refs(manifest, service)
+    of_views: dict[str, str] = {}
+    order: dict[str, None] = {}
+    for ref in refs:
+        if ref.kind == "key":
+            order[ref.name] = None
+        elif ref.kind == "view":
             entity = manifest.entity(manifest.view(ref.name).entity)
-            wanted = {ref.keys.get(own, own): type_ for own, type_ in entity.keys.items()}
-        elif ref.kind == "key":
-            kinds = {one.keys[ref.name] for one in manifest.entities if ref.name in one.keys}
-            wanted = {
-                ref.name: kinds.pop() if len(kinds) == 1 else types.get(ref.name, str(String))
-            }
-        else:
-            continue
-        for key, type_ in wanted.items():
-            if types.setdefault(key, type_) != type_:
-                raise DefinitionError(
-                    f"feature service '{service.name}': join key '{key}' is {types[key]} and {type_}"
-                )
-    return types
+            for own, type_ in entity.keys.items():
+                key = ref.keys.get(own, own)
+                order[key] = None
+                if of_views.setdefault(key, type_) != type_:
+                    raise DefinitionError(
+                        f"feature service '{service.name}': join key '{key}' is {of_views[key]} and {type_}"
+                    )
+    return {key: of_views.get(key) or _key_type(manifest, service, key) for key in order}
+
+
+def _key_type(manifest: Manifest, service: ServiceSpec, key: str) -> str:
+    """Of a key that is a value of the model and that no view is asked by."""
+    types = sorted({one.keys[key] for one in manifest.entities if key in one.keys})
+    if len(types) != 1:
+        raise DefinitionError(
+            f"feature service '{service.name}': join key '{key}' is {' and '.join(types)} in different entities; "
+            "give one of them another name"
+            if types
+            else f"feature service '{service.name}': no entity has a join key '{key}'"
+        )
+    return types[0]
 
 
 def needed_refs(manifest: Manifest, service: ServiceSpec) -> list[FeatureRef]:

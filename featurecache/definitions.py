@@ -16,10 +16,11 @@ clashes only together is ``compiling.py``'s to find. Nothing here reads data or 
 
 from __future__ import annotations
 
-import re
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from featurecache.checking import Duration, checked_kind, checked_name, checked_type, seconds
 from featurecache.columns import (
     Bool,
     ColumnType,
@@ -38,6 +39,7 @@ from featurecache.columns import (
 from featurecache.errors import DefinitionError
 from featurecache.keys import KEY_KINDS
 from featurecache.manifest import ColumnSpec, FeatureRef, Policy, SourceSpec, StalePolicy
+from featurecache.schema import RowSchema
 
 __all__ = [
     "Bool",
@@ -60,14 +62,6 @@ __all__ = [
     "Vector",
     "on_demand",
 ]
-
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
-_SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
-MAX_DURATION_S = 100 * 366 * 86_400.0
-
-Duration: TypeAlias = str | int | float | None
-"""``"90s"``, ``"5m"``, ``"3h"``, ``"7d"``, or a number of seconds."""
 
 
 class Feature:
@@ -102,7 +96,7 @@ class Column:
         description: str = "",
     ) -> None:
         self.name = checked_name("column", name)
-        self.type = _type(type_, f"column '{name}'")
+        self.type = checked_type(type_, f"column '{name}'")
         try:
             self.default = checked_default(type_, default)
         except DefinitionError as error:
@@ -120,7 +114,7 @@ class Input:
 
     def __init__(self, name: str, type_: ColumnType, /, *, description: str = "") -> None:
         self.name = checked_name("input", name)
-        self.type = _type(type_, f"input '{name}'")
+        self.type = checked_type(type_, f"input '{name}'")
         self.description = description
 
     @property
@@ -133,8 +127,10 @@ class ParquetSource:
     """Parquet files below the data folder, as a path or pattern; ``event_time`` is when a row became known."""
 
     def __init__(self, path: str, /, *, event_time: str) -> None:
-        if path.startswith("/") or ".." in path.split("/"):
+        if not checked_kind("source", path, str) or path.startswith("/") or ".." in path.split("/"):
             raise DefinitionError(f"source '{path}': a path below the data folder, without '..'")
+        if not checked_kind(f"event time of source '{path}'", event_time, str):
+            raise DefinitionError(f"source '{path}': `event_time` names the column with the time")
         self.spec = SourceSpec(path, event_time)
 
 
@@ -143,11 +139,11 @@ class Entity:
 
     def __init__(self, name: str, *, keys: Mapping[str, ColumnType], description: str = "") -> None:
         self.name = checked_name("entity", name)
-        if not keys:
-            raise DefinitionError(f"entity '{name}' has no keys")
+        if not isinstance(keys, Mapping) or not keys:
+            raise DefinitionError(f"entity '{name}' has no keys; write keys={{'id': String}}")
         for key, type_ in keys.items():
             checked_name("key", key)
-            if str(_type(type_, f"key '{key}'")) not in KEY_KINDS:
+            if str(checked_type(type_, f"key '{key}'")) not in KEY_KINDS:
                 raise DefinitionError(
                     f"key '{key}' of entity '{name}' is {type_}; keys are {', '.join(KEY_KINDS)}"
                 )
@@ -191,9 +187,12 @@ class FeatureView:
         pii: bool = False,
     ) -> None:
         self.name = checked_name("feature view", name)
-        self.entity = entity
-        self.columns = list(columns)
-        self.source = None if source is None else source.spec
+        where = f"view '{name}'"
+        self.entity = checked_kind(f"{where}, entity", entity, Entity)
+        self.columns = [checked_kind(f"{where}, columns", one, Column) for one in columns]
+        self.source = (
+            None if source is None else checked_kind(f"{where}, source", source, ParquetSource).spec
+        )
         self.max_age_s = seconds("max_age", max_age)
         self.retention_s = seconds("retention", retention)
         self.cache_ttl_s = seconds("cache_ttl", cache_ttl) or 0.0
@@ -210,6 +209,10 @@ class FeatureView:
             raise DefinitionError(f"view '{self.name}' has column '{twice[0]}' twice")
         if not names:
             raise DefinitionError(f"view '{self.name}' has no columns")
+        try:
+            RowSchema([(column.name, column.type) for column in self.columns])
+        except DefinitionError as error:
+            raise DefinitionError(f"view '{self.name}': {error}") from None
         for key in self.entity.keys:
             if key in names:
                 raise DefinitionError(f"view '{self.name}': '{key}' is a key and a column")
@@ -259,7 +262,8 @@ class ViewByOtherKeys:
             if own not in view.entity.keys:
                 raise DefinitionError(f"view '{view.name}' has no join key '{own}'")
             checked_name("key", asked)
-        self.view, self.keys = view, dict(keys)
+        # A name that stays is no other name: it would be asked twice, once under each.
+        self.view, self.keys = view, {own: asked for own, asked in keys.items() if own != asked}
 
     def __getitem__(self, column: str) -> Feature:
         ref = self.view[column].ref
@@ -276,8 +280,19 @@ class OnDemand:
     def __init__(
         self, function: Callable[..., Any], inputs: Sequence[Feature], output: Column
     ) -> None:
-        self.function, self.inputs, self.output = function, list(inputs), output
+        self.function, self.inputs = function, list(inputs)
+        self.output = checked_kind("on-demand feature, output", output, Column)
         self.name = output.name
+        if not self.inputs:
+            raise DefinitionError(
+                f"on-demand feature '{self.name}' has no inputs, so no number of rows"
+            )
+        try:
+            inspect.signature(function).bind(*self.inputs)
+        except TypeError as error:
+            raise DefinitionError(
+                f"on-demand feature '{self.name}': its function is given {len(self.inputs)} arrays ({error})"
+            ) from None
         self.__doc__ = function.__doc__
 
     def __call__(self, *columns: Any) -> Any:
@@ -317,6 +332,8 @@ class FeatureService:
     ) -> None:
         self.name = checked_name("feature service", name)
         tensors = inputs if isinstance(inputs, Mapping) else {"": inputs}
+        for listed in tensors.values():
+            checked_kind(f"feature service '{name}', inputs", listed, Sequence)  # type: ignore[type-abstract]  # isinstance takes it
         self.tensors = {
             tensor: [feature_of(one) for one in listed] for tensor, listed in tensors.items()
         }
@@ -336,38 +353,3 @@ def feature_of(one: Named) -> Feature:
     raise DefinitionError(
         f'{one!r} is no feature; write view["column"], an Input, entity["key"] or an on-demand feature'
     )
-
-
-def checked_name(what: str, name: object) -> str:
-    """A name that can stand in keys, files and Python."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise DefinitionError(
-            f"{what} {name!r}: a name is letters, digits and _, at most 64, and begins with no digit"
-        )
-    return name
-
-
-def seconds(what: str, duration: Duration) -> float | None:
-    """A duration in seconds; None stays None."""
-    if duration is None:
-        return None
-    if isinstance(duration, str):
-        found = _DURATION.fullmatch(duration.strip())
-        if found is None:
-            raise DefinitionError(f"{what}: {duration!r} is no duration; write 90s, 5m, 3h or 7d")
-        value = float(found[1]) * _SECONDS[found[2]]
-    elif isinstance(duration, int | float) and not isinstance(duration, bool):
-        value = float(duration)
-    else:
-        raise DefinitionError(f"{what}: {duration!r} is no duration; write 90s, 5m, 3h or 7d")
-    if not 0 <= value <= MAX_DURATION_S:
-        raise DefinitionError(f"{what}: {duration!r} is not between 0 and a hundred years")
-    return value
-
-
-def _type(type_: object, what: str) -> ColumnType:
-    if not isinstance(type_, ColumnType):
-        raise DefinitionError(
-            f"{what}: {type_!r} is no type; take Float32, String, Vector(Float32, 8) …"
-        )
-    return type_

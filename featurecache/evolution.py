@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from featurecache.errors import DefinitionError
-from featurecache.manifest import Manifest, ViewSpec
+from featurecache.manifest import EntitySpec, Manifest, ViewSpec
 
 MAX_OLDER_SCHEMAS = 16
 """Per view; rows that are older still were loaded anew long ago, or have expired."""
@@ -127,4 +127,6 @@ def changes(old: Manifest, new: Manifest) -> list[str]:
 
 
 def _stripped(spec: object) -> object:
+    if isinstance(spec, EntitySpec):  # the order of keys counts, and dicts compare without it
+        return spec, list(spec.keys)
     return msgspec.structs.replace(spec, older=[]) if isinstance(spec, ViewSpec) else spec

@@ -169,7 +169,8 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     code_digest: str = ""
     """SHA-256 of that file."""
     revision: int = 1
-    format: int = FORMAT
+    format: int = msgspec.field(default_factory=lambda: FORMAT)
+    """A factory, because plain defaults are left out of the file, and this one must always stand there."""
 
     def view(self, name: str) -> ViewSpec:
         return _named(self.views, name, "feature view")
@@ -190,7 +191,10 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     def digest(self) -> str:
         """SHA-256 over what is defined; the revision does not count."""
         same = msgspec.structs.replace(self, revision=0)
-        return hashlib.sha256(msgspec.json.encode(same, order="deterministic")).hexdigest()
+        found = hashlib.sha256(msgspec.json.encode(same, order="deterministic"))
+        # That order sorts mappings; the keys of an entity have an order that means something.
+        found.update(msgspec.json.encode([list(one.keys) for one in self.entities]))
+        return found.hexdigest()
 
 
 def _named(specs: list[SpecT], name: str, what: str) -> SpecT:
@@ -214,7 +218,7 @@ def decode_manifest(text: bytes, source: str) -> Manifest:
         )
     try:
         manifest = msgspec.json.decode(text, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DefinitionError(
             f"{source}: no manifest ({error}); write it with `headrace features apply`"
         ) from None

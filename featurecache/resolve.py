@@ -7,6 +7,7 @@ never wait, nor ask a store: ``lookup.py`` does.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -32,6 +33,8 @@ from featurecache.view_use import ViewRead
 
 MAX_ROWS = 10_000
 """Of one request; each of them is a row of the store per view."""
+
+_INTEGER = re.compile(r"\s*[+-]?[0-9]{1,19}\s*").fullmatch
 
 Context: TypeAlias = Sequence[str | int | float | bool | None]
 """Values of the wanted parameters, then of the wanted headers; None where the request has none."""
@@ -81,12 +84,13 @@ class ServicePlan:
     __slots__ = (
         "_computed",
         "_functions",
-        "_is_key_feature",
+        "_key_features",
         "_key_types",
         "_keys",
         "_request_inputs",
         "_row_values",
         "_use_numbers",
+        "_vector_inputs",
         "client_inputs",
         "headers",
         "parameters",
@@ -115,11 +119,14 @@ class ServicePlan:
         self._functions = functions
         if self._computed and functions is None:
             raise DefinitionError(f"on-demand feature '{self._computed[0].name}' needs its code")
-        self._is_key_feature = any(ref.kind == "key" for ref in refs)
+        self._key_features = frozenset(ref.name for ref in refs if ref.kind == "key")
         sources = key_origins(types, key_sources)
         self.parameters = tuple(one.name for one in sources.values() if one.kind == "parameter")
         self.headers = tuple(one.name.lower() for one in sources.values() if one.kind == "header")
         self._request_inputs = list(dict.fromkeys(ref.name for ref in refs if ref.kind == "input"))
+        self._vector_inputs = frozenset(
+            name for name in self._request_inputs if manifest.input(name).parsed.length
+        )
         self.client_inputs = client_inputs(
             model_inputs,
             [
@@ -154,13 +161,14 @@ class ServicePlan:
             if kind == "input":
                 column = inputs[place].reshape(rows)
                 ids[key] = _parts(key, column.tolist())
+                if key in self._key_features:
+                    keys[key] = column
             else:
                 value = context[place if kind == "parameter" else place + len(self.parameters)]
                 one = _typed(key, type_, value)
                 ids[key] = _parts(key, [one]) * rows
-                column = _constant(key, type_, one, rows) if self._is_key_feature else inputs[0]
-            if self._is_key_feature:
-                keys[key] = column
+                if key in self._key_features:
+                    keys[key] = _constant(key, type_, one, rows)
         gaps: dict[int, list[int]] = {}
         views = []
         for number, use in enumerate(self.uses):
@@ -234,7 +242,7 @@ class ServicePlan:
         if ref.kind == "view":
             return reads[self._use_numbers[ref.use]].table.column(ref.column)
         column = named[ref.kind, ref.name]
-        is_single = ref.kind == "input" and column.ndim == 2 and column.shape[1] == 1
+        is_single = ref.kind == "input" and ref.name not in self._vector_inputs
         return column[:, 0] if is_single else column
 
 
@@ -255,15 +263,20 @@ def _typed(key: str, type_: ColumnType, value: object) -> bytes | int:
         return b""
     if type_.is_string:
         if isinstance(value, str):
-            return value.encode()
-    elif isinstance(value, int) and not isinstance(value, bool):
-        return value
-    elif isinstance(value, str):
-        try:
-            return int(value)
-        except ValueError:
-            pass
-    raise RowError(f"key '{key}' is {value!r}, and must be a {type_}")
+            try:
+                return value.encode()
+            except UnicodeEncodeError:
+                raise RowError(f"key '{key}' is no UTF-8") from None
+    else:
+        number = int(value) if isinstance(value, str) and _INTEGER(value) else value
+        info = np.iinfo(type_.dtype)
+        if (
+            isinstance(number, int)
+            and not isinstance(number, bool)
+            and info.min <= number <= info.max
+        ):
+            return number
+    raise RowError(f"key '{key}' is {str(value)[:80]!r}, and must be of type {type_}")
 
 
 def _constant(key: str, type_: ColumnType, one: bytes | int, rows: int) -> Values:
