@@ -7,7 +7,7 @@ neighbouring columns. It must never look at a row's status: what it is given is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -58,15 +58,18 @@ class PlacedFeature(msgspec.Struct, frozen=True):
     stop: int
 
 
+ALL_ROWS = slice(None)
+Columns: TypeAlias = tuple[slice, slice]
+"""All rows, some columns."""
+
+
 class _Block(msgspec.Struct):
     """Neighbouring columns of a view that become neighbouring columns of a tensor."""
 
     use: int
     code: str
-    first: int
-    last: int
-    start: int
-    stop: int
+    source: Columns
+    target: Columns
 
 
 class TensorPlan:
@@ -122,9 +125,7 @@ class TensorPlan:
         named: Mapping[tuple[str, str], Values],
     ) -> None:
         for block in self._blocks:
-            out[:, block.start : block.stop] = reads[block.use].table.matrix(block.code)[
-                :, block.first : block.last
-            ]
+            out[block.target] = reads[block.use].table.matrix(block.code)[block.source]
         for name, start, stop in self._named:
             out[:, start:stop] = named[name].reshape(rows, stop - start)
         for one in self._strings:
@@ -138,16 +139,18 @@ def _blocks(features: Sequence[PlacedFeature], schemas: Sequence[RowSchema]) -> 
             continue
         slot = schemas[one.use].slots[one.ref.column]
         code, first = slot.type.dtype.str, slot.offset // slot.type.width
-        last = first + slot.type.elements
+        source = slice(first, first + slot.type.elements)
+        target = slice(one.start, one.stop)
         before = blocks[-1] if blocks else None
         if (
             before is not None
             and (before.use, before.code) == (one.use, code)
-            and (before.last, before.stop) == (first, one.start)
+            and (before.source[1].stop, before.target[1].stop) == (source.start, target.start)
         ):
-            before.last, before.stop = last, one.stop
+            before.source = ALL_ROWS, slice(before.source[1].start, source.stop)
+            before.target = ALL_ROWS, slice(before.target[1].start, target.stop)
         else:
-            blocks.append(_Block(one.use, code, first, last, one.start, one.stop))
+            blocks.append(_Block(one.use, code, (ALL_ROWS, source), (ALL_ROWS, target)))
     return blocks
 
 

@@ -29,6 +29,9 @@ EVENT, WRITE = 1, 2
 """Where the times stand in a row seen as 8-byte integers."""
 
 _U32 = Struct("<I")
+_DTYPES = {
+    code: np.dtype(code) for code in ("<f4", "<f8", "<i8", "<i4", "<i2", "|i1", "|u1", "<u4")
+}
 Mask = npt.NDArray[np.bool_]
 Block = npt.NDArray[np.uint8]
 
@@ -55,12 +58,9 @@ class RowTable:
         """The rows as ``(rows, n)`` elements of one dtype, such as ``<f4``; a column is some of its columns."""
         matrix = self._matrices.get(code)
         if matrix is None:
-            flat = np.frombuffer(self._data, code)
-            # NumPy works a missing extent out by division, and no rows are no divisor.
-            matrix = flat.reshape(
-                len(self._rows), -1 if self._rows else self._stride // flat.itemsize
-            )
-            self._matrices[code] = matrix
+            dtype = _DTYPES[code]
+            shape = len(self._rows), self._stride // dtype.itemsize
+            matrix = self._matrices[code] = np.ndarray(shape, dtype, self._data)
         return matrix
 
     @property

@@ -30,6 +30,13 @@ def key_frame(project: str, entity: str, view: str) -> tuple[bytes, bytes]:
     return f"hr:{project}:{{{entity}:".encode(), f"}}:{view}".encode()
 
 
+def are_plain(parts: Sequence[bytes]) -> bool:
+    """Whether all of them stand in keys as they are: looked at together, not one by one."""
+    if len(parts) == 1:
+        return bool(_PLAIN(parts[0])) and len(parts[0]) <= MAX_ID_BYTES
+    return all(parts) and bool(_PLAIN(b"".join(parts))) and max(map(len, parts)) <= MAX_ID_BYTES
+
+
 def escape(part: bytes) -> bytes:
     """A part of an id as it stands in a key; ``RowError`` when it is empty, too long or not UTF-8."""
     if _PLAIN(part) and len(part) <= MAX_ID_BYTES:
@@ -50,13 +57,15 @@ def ids_of(parts: Sequence[Iterable[bytes | int]]) -> list[bytes]:
 
     Raises ``RowError`` for the first that cannot be one. Empty strings are the caller's to take out before.
     """
-    columns: list[list[bytes]] = [
-        [escape(one) if isinstance(one, bytes) else str(one).encode() for one in part]
-        for part in parts
-    ]
+    columns = [_escaped(list(part)) for part in parts]
     if len(columns) == 1:
         return columns[0]
     return [b"|".join(row) for row in zip(*columns, strict=True)]
+
+
+def _escaped(parts: list[bytes | int]) -> list[bytes]:
+    texts = [one if isinstance(one, bytes) else b"%d" % one for one in parts]
+    return texts if are_plain(texts) else [escape(one) for one in texts]
 
 
 def key_values(type_: ColumnType, values: Values) -> list[bytes | int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 import msgspec
 import numpy as np
@@ -18,7 +18,7 @@ from featurecache.assembly import ModelInput, Tensor
 from featurecache.columns import ColumnType, Values, parse_type
 from featurecache.compiling import key_types, needed_refs
 from featurecache.errors import DefinitionError, RowError
-from featurecache.keys import escape
+from featurecache.keys import are_plain, escape
 from featurecache.lookup_waiting import Lookup, ViewKeys
 from featurecache.manifest import FeatureRef, Manifest, OnDemandSpec, ServiceSpec
 from featurecache.planning import (
@@ -84,12 +84,14 @@ class ServicePlan:
     __slots__ = (
         "_computed",
         "_functions",
+        "_has_named",
         "_key_features",
         "_key_types",
         "_keys",
         "_request_inputs",
         "_row_values",
         "_use_numbers",
+        "_values",
         "_vector_inputs",
         "client_inputs",
         "headers",
@@ -141,6 +143,8 @@ class ServicePlan:
             manifest, service, model_inputs, self._use_numbers, self.uses, types
         )
         self._row_values = [len(use.columns) for use in self.uses]
+        self._values = sum(self._row_values)
+        self._has_named = bool(self._request_inputs or self._key_features or self._computed)
 
     # -- before the lookup ----------------------------------------------------------------------------
 
@@ -152,27 +156,30 @@ class ServicePlan:
         rows = len(inputs[0]) if inputs else 1
         if rows > MAX_ROWS:
             raise RowError(f"{rows} rows: at most {MAX_ROWS} can be looked up in one request")
-        if any(len(one) != rows for one in inputs):
-            raise RowError("the inputs have different numbers of rows")
-        ids: dict[str, list[bytes | None]] = {}
+        for one in inputs:
+            if len(one) != rows:
+                raise RowError("the inputs have different numbers of rows")
+        ids: dict[str, Sequence[bytes | None]] = {}
         keys: dict[str, Values] = {}
         for key, place, kind in self._keys:
-            type_ = self._key_types[key]
             if kind == "input":
                 column = inputs[place].reshape(rows)
                 ids[key] = _parts(key, column.tolist())
                 if key in self._key_features:
                     keys[key] = column
             else:
+                type_ = self._key_types[key]
                 value = context[place if kind == "parameter" else place + len(self.parameters)]
-                one = _typed(key, type_, value)
-                ids[key] = _parts(key, [one]) * rows
+                constant = _typed(key, type_, value)
+                ids[key] = list(_parts(key, [constant])) * rows
                 if key in self._key_features:
-                    keys[key] = _constant(key, type_, one, rows)
+                    keys[key] = _constant(key, type_, constant, rows)
         gaps: dict[int, list[int]] = {}
         views = []
         for number, use in enumerate(self.uses):
-            found = _joined([ids[key] for key in use.keys])
+            found = (
+                ids[use.keys[0]] if len(use.keys) == 1 else _joined([ids[key] for key in use.keys])
+            )
             if None in found:
                 gaps[number] = [i for i, one in enumerate(found) if one is None]
                 found = [one for one in found if one is not None]
@@ -188,22 +195,22 @@ class ServicePlan:
         fails.
         """
         rows = wanted.rows
-        reads: list[ViewRead] = []
-        defaulted = 0
         if len(self.uses) == 1 and not wanted.gaps:
-            reads.append(self.uses[0].read(found.rows, found.aged, now_us))
+            reads = [self.uses[0].read(found.rows, found.aged, now_us)]
         else:
-            self._read_each(reads, wanted, found, now_us)
+            reads = self._read_each(wanted, found, now_us)
+        defaulted = 0
         for read, values in zip(reads, self._row_values, strict=True):
             if read.defaulted_rows:
                 defaulted += read.defaulted_rows * values
-        named = self._named(inputs, wanted.keys)
+        named = self._named(inputs, wanted.keys) if self._has_named else {}
         for spec in self._computed:
             self._compute(spec, reads, named)
         tensors = tuple([plan.build(rows, reads, named) for plan in self.tensors])
-        return Filled(tensors, reads, rows, defaulted, rows * sum(self._row_values))
+        return Filled(tensors, reads, rows, defaulted, rows * self._values)
 
-    def _read_each(self, reads: list[ViewRead], wanted: Wanted, found: Lookup, now_us: int) -> None:
+    def _read_each(self, wanted: Wanted, found: Lookup, now_us: int) -> list[ViewRead]:
+        reads: list[ViewRead] = []
         start = 0
         for number, use in enumerate(self.uses):
             end = start + len(wanted.views[number].keys)
@@ -214,6 +221,7 @@ class ServicePlan:
             if missing:
                 mine, aged = _with_gaps(mine, aged, missing, wanted.rows)
             reads.append(use.read(mine, aged, now_us))
+        return reads
 
     def _named(
         self, inputs: Sequence[Tensor], keys: Mapping[str, Values]
@@ -246,13 +254,15 @@ class ServicePlan:
         return column[:, 0] if is_single else column
 
 
-def _parts(key: str, values: Sequence[bytes | int]) -> list[bytes | None]:
+def _parts(key: str, values: Sequence[bytes | int]) -> Sequence[bytes | None]:
     """Key values as parts of ids; None for empty ones."""
+    if values and isinstance(values[0], int):
+        return [b"%d" % one for one in cast("Sequence[int]", values)]
+    texts = cast("Sequence[bytes]", values)
     try:
-        return [
-            (escape(one) if one else None) if isinstance(one, bytes) else b"%d" % one
-            for one in values
-        ]
+        if are_plain(texts):
+            return texts
+        return [escape(one) if one else None for one in texts]
     except RowError as error:
         raise RowError(f"key '{key}': {error}") from None
 
@@ -287,10 +297,8 @@ def _constant(key: str, type_: ColumnType, one: bytes | int, rows: int) -> Value
     return column
 
 
-def _joined(parts: Sequence[list[bytes | None]]) -> list[bytes | None]:
+def _joined(parts: Sequence[Sequence[bytes | None]]) -> Sequence[bytes | None]:
     """Ids of several parts each; None where a part is empty."""
-    if len(parts) == 1:
-        return parts[0]
     rows: Iterable[tuple[bytes | None, ...]] = zip(*parts, strict=True)
     return [None if None in row else b"|".join(row) for row in rows]  # type: ignore[arg-type]
 

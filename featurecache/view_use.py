@@ -43,11 +43,12 @@ class ViewUse:
     __slots__ = (
         "_allowed_us",
         "_codec",
-        "_filled_when_null",
         "_head",
         "_max_age_us",
+        "_minds_nulls",
         "_needs_row",
         "_prefix",
+        "_schema",
         "_suffix",
         "caching",
         "columns",
@@ -72,7 +73,8 @@ class ViewUse:
         self._codec = RowCodec(
             spec.schema, spec.older_schemas, {one.name: one.default for one in spec.columns}
         )
-        self._head = spec.schema.head
+        self._schema = self._codec.schema
+        self._head = self._schema.head
         self._max_age_us = inf if spec.max_age_s is None else spec.max_age_s * 1e6
         self._allowed_us = self._max_age_us + spec.stale_if_error_s * 1e6
         without = [
@@ -82,9 +84,9 @@ class ViewUse:
         ]
         self._needs_row = without[0] if without else ""
         """A column that nothing can stand in for; "" when there is none."""
-        self._filled_when_null = [
-            name for name in columns if name in without or spec.column(name).default is not None
-        ]
+        self._minds_nulls = spec.on_null == "fail" or any(
+            name in without or spec.column(name).default is not None for name in columns
+        )
 
     def row_keys(self, ids: Sequence[bytes]) -> list[bytes]:
         """Where the rows of these entities lie."""
@@ -98,28 +100,30 @@ class ViewUse:
         Raises ``UnfillableError`` where the view, or a column without a default, allows no replacement.
         """
         found = self._all_good(rows, now_us) or self._judged(rows, aged, now_us)
-        if (self._filled_when_null or self.spec.on_null == "fail") and found.table.any_null:
+        if self._minds_nulls and found.table.any_null:
             self._fill_nulls(found)
         return found
 
     def _all_good(self, rows: list[bytes | None], now_us: int) -> ViewRead | None:
         """The rows as they are, if every one of them is there, of today's schema and young enough."""
-        try:
-            heads = {row[:8] for row in rows}  # type: ignore[index]  # a None ends in the except
-        except TypeError:
-            return None
-        if heads != {self._head}:
-            return None
-        table = self._codec.table(rows)  # type: ignore[arg-type]  # none is None
-        if self._max_age_us != inf and now_us - self._oldest_us(rows, table) > self._max_age_us:
+        if len(rows) == 1:
+            (row,) = rows
+            if row is None or row[:8] != self._head:
+                return None
+            oldest_us: float = int.from_bytes(row[8:16], "little", signed=True)
+            table = RowTable(self._schema, rows)  # type: ignore[arg-type]  # it is not None
+        else:
+            try:
+                heads = {row[:8] for row in rows}  # type: ignore[index]  # a None ends in the except
+            except TypeError:
+                return None
+            if heads != {self._head}:
+                return None
+            table = RowTable(self._schema, rows)  # type: ignore[arg-type]  # none is None
+            oldest_us = inf if self._max_age_us == inf else int(table.event_us.min())
+        if now_us - oldest_us > self._max_age_us:
             return None
         return ViewRead(table, None, 0)
-
-    @staticmethod
-    def _oldest_us(rows: list[bytes | None], table: RowTable) -> int:
-        if len(rows) == 1:
-            return int.from_bytes(rows[0][8:16], "little", signed=True)  # type: ignore[index]  # checked before
-        return int(table.event_us.min())
 
     def _judged(self, rows: list[bytes | None], aged: Collection[int], now_us: int) -> ViewRead:
         """Row by row: something in them is missing, old, of another schema, or broken."""
