@@ -48,6 +48,13 @@ def create(
             help="A model that the key is for; * and ? stand for letters. May be repeated."
         ),
     ] = None,
+    push: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A feature view whose rows the key may push; * and ? stand for letters. May be repeated. "
+            "\\[default: none]"
+        ),
+    ] = None,
     expires: Annotated[
         str | None, typer.Option(help="Last day (2027-06-30), or moment in UTC (2027-06-30T12:00).")
     ] = None,
@@ -68,6 +75,7 @@ def create(
             burst_requests=burst,
             max_concurrent_requests=max_concurrent,
             models=tuple(model or ()),
+            push=tuple(push or ()),
             expires=None if expires is None else _moment(expires),
         )
         add_key(target, key)
@@ -150,6 +158,8 @@ def _limits(key: ApiKey) -> str:
         parts.append(f"{key.max_concurrent_requests} at once")
     if key.models:
         parts.append(f"models {', '.join(key.models)}")
+    if key.push:
+        parts.append(f"pushes {', '.join(key.push)}")
     if key.expires is not None:
         parts.append(f"until {key.expires:%Y-%m-%d %H:%M} UTC")
     return "; ".join(parts) or "no limits"

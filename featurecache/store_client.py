@@ -1,0 +1,185 @@
+"""Blocking clients of the store, for commands and loaders: from an address to redis-py, from its errors to sentences.
+
+Decides timeouts and which errors may go away by themselves. A gateway never imports this: it asks through
+``opening.py``. It must never show a password.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ClusterDownError,
+    ConnectionError,  # noqa: A004  redis-py's own, no built-in
+    MasterDownError,
+    MovedError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TimeoutError,  # noqa: A004  likewise
+    TryAgainError,
+)
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from featurecache.dialing import Address
+from featurecache.errors import SourceError
+from foundation.store_url import StoreAddress, StoreUrlError, parse_store_url, without_password
+
+CONNECT_TIMEOUT_S = 5.0
+REPLY_TIMEOUT_S = 30.0
+"""A disk that is slow to sync holds up every write."""
+
+Client: TypeAlias = redis.Redis
+
+_PASSING = (
+    BusyLoadingError,
+    ClusterDownError,
+    ConnectionError,
+    MasterDownError,
+    MovedError,  # and ASK, which is one
+    NoScriptError,
+    ReadOnlyError,  # after a failover the old master is one for a moment
+    TimeoutError,
+    TryAgainError,
+)
+_TLS_WORDS = {"ca": "ssl_ca_certs", "cert": "ssl_certfile", "key": "ssl_keyfile"}
+
+
+class StoreClients:
+    """Who can be asked at one address. Connects when first used; ``close`` lets go of everything."""
+
+    def __init__(self, url: str) -> None:
+        """Raises ``SourceError`` when the address cannot be used."""
+        try:
+            self._address = parse_store_url(url)
+        except StoreUrlError as error:
+            raise SourceError(str(error)) from None
+        self.name = without_password(url)
+        self.is_cluster = self._address.kind == "cluster"
+        self._options = _options(self._address)
+        self._nodes: dict[Address, Client] = {}
+        self._server: Client | None = None
+
+    def server(self) -> Client:
+        """The only server, or the master that the sentinels name; of a cluster any node that was named."""
+        if self._server is None:
+            self._server = self._open()
+        return self._server
+
+    def seeds(self) -> list[Client]:
+        """The nodes of a cluster that the address names."""
+        return [self.node(Address(host, port)) for host, port in self._address.hosts]
+
+    def node(self, address: Address) -> Client:
+        """One node of a cluster."""
+        client = self._nodes.get(address)
+        if client is None:
+            client = redis.Redis(host=address.host, port=address.port, **self._options)
+            self._nodes[address] = client
+        return client
+
+    def _open(self) -> Client:
+        address = self._address
+        if address.kind == "unix":
+            return redis.Redis(
+                unix_socket_path=address.path, db=_database(address), **self._options
+            )
+        if address.kind == "sentinel":
+            words = dict(address.options)
+            asking = self._options | {
+                "username": words.get("sentinel_user") or None,
+                "password": words.get("sentinel_password") or None,
+            }
+            sentinel: Any = Sentinel(list(address.hosts), sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
+            found: Client = sentinel.master_for(
+                address.service, db=_database(address), **self._options
+            )
+            return found
+        host, port = address.hosts[0]
+        return redis.Redis(host=host, port=port, db=_database(address), **self._options)
+
+    def close(self) -> None:
+        """Close every connection."""
+        for client in (self._server, *self._nodes.values()):
+            if client is not None:
+                client.close()
+        self._server, self._nodes = None, {}
+
+    def __enter__(self) -> StoreClients:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _options(address: StoreAddress) -> dict[str, Any]:
+    words = dict(address.options)
+    options: dict[str, Any] = {
+        "protocol": 2,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "socket_timeout": REPLY_TIMEOUT_S,
+        "retry": Retry(NoBackoff(), 0),  # who may be asked again is decided by the callers
+        "client_name": words.get("client_name", "headrace-loader"),
+        "username": address.username or None,
+        "password": address.password or None,
+    }
+    if address.tls:
+        options["ssl"] = True
+        options |= {ours: words[word] for word, ours in _TLS_WORDS.items() if word in words}
+    return options
+
+
+def _database(address: StoreAddress) -> int:
+    return int(dict(address.options).get("database", address.db))
+
+
+def may_pass(error: RedisError) -> bool:
+    """Whether the same command may succeed a moment later, here or on another node."""
+    if isinstance(error, AuthenticationError | AuthorizationError):
+        return False
+    return isinstance(error, _PASSING) or str(error).startswith(("LOADING", "BUSY ", "CLUSTERDOWN"))
+
+
+def source_error(error: RedisError, name: str) -> SourceError:
+    """What happened and what to do, for the store called ``name``."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, AuthenticationError | AuthorizationError) or "NOAUTH" in text:
+        return SourceError(
+            f"{name} does not let us in ({text}); check user and password in its address"
+        )
+    if isinstance(error, NoPermissionError) or "NOPERM" in text:
+        return SourceError(
+            f"{name}: this user may not do that ({text}); it needs EVALSHA, SCRIPT, MGET, MSET, SET, GETRANGE, "
+            "STRLEN, GET and DEL on hr:*"
+        )
+    if isinstance(error, OutOfMemoryError) or "OOM" in text:
+        return SourceError(
+            f"{name} is full; give it more memory (maxmemory, or [store] max_memory_bytes of a private store), or "
+            "shorten the retention of views"
+        )
+    if isinstance(error, ReadOnlyError) or "READONLY" in text:
+        return SourceError(
+            f"{name} is a replica and takes no writes; name the master, or its sentinels"
+        )
+    if isinstance(error, BusyLoadingError) or "LOADING" in text:
+        return SourceError(f"{name} is still reading its data back; try again in a moment")
+    if isinstance(error, TimeoutError):
+        return SourceError(f"{name} does not answer ({text})")
+    if isinstance(error, ConnectionError):
+        return SourceError(
+            f"{name} cannot be reached ({text}); is it running, and is the address right?"
+        )
+    if isinstance(error, ResponseError) and "cluster support disabled" in text:
+        return SourceError(f"{name} is no cluster; say redis:// instead of redis+cluster://")
+    if isinstance(error, MovedError):
+        return SourceError(f"{name} is a node of a cluster ({text}); say redis+cluster:// instead")
+    return SourceError(f"{name} refused: {text}")
