@@ -63,6 +63,7 @@ def incompatibilities(old: Manifest, new: Manifest) -> list[str]:
     for view in old.views:
         if view.name in views:
             problems.extend(_view_problems(view, views[view.name]))
+    problems += _meaning_problems(old, new)
     services = {one.name: one for one in new.services}
     for service in old.services:
         follower = services.get(service.name)
@@ -70,6 +71,24 @@ def incompatibilities(old: Manifest, new: Manifest) -> list[str]:
             problems.append(
                 f"feature service '{service.name}' changed its inputs: models trained on them would be given "
                 f"others; define '{service.name}_v2' (or the like) beside it"
+            )
+    return problems
+
+
+def _meaning_problems(old: Manifest, new: Manifest) -> list[str]:
+    """Values that keep their names and become other values, for models that were trained on them."""
+    inputs = {one.name: one for one in new.inputs}
+    problems = [
+        f"input '{one.name}' was {one.type} and is {inputs[one.name].type}; give it another name"
+        for one in old.inputs
+        if one.name in inputs and inputs[one.name].type != one.type
+    ]
+    computed = {one.name: one for one in new.on_demand}
+    for before in old.on_demand:
+        now = computed.get(before.name)
+        if now is not None and (now.type, now.inputs) != (before.type, before.inputs):
+            problems.append(
+                f"on-demand feature '{before.name}' changed its type or its inputs; give it another name"
             )
     return problems
 

@@ -274,3 +274,23 @@ def test_changes_do_not_mention_what_is_carried_along() -> None:
     first, _ = follow(None, _manifest(columns=[Column("temp", Float32)]))
     second, _ = follow(first, _manifest())
     assert changes(second, _manifest()) == []
+
+
+def _ratio(divisor: Input, output: Column) -> object:
+    return on_demand(inputs=[divisor], output=output)(lambda d: d)
+
+
+def test_values_that_become_others_under_the_same_name_are_refused() -> None:
+    distance = Input("distance", Float32)
+    old = _applied(extra=[distance, _ratio(distance, Column("far", Float32))])
+    other_type = _manifest(extra=[Input("distance", Float64)])
+    assert incompatibilities(old, other_type) == [
+        "input 'distance' was float32 and is float64; give it another name"
+    ]
+    for changed in (
+        _ratio(distance, Column("far", Float64)),
+        _ratio(Input("height", Float32), Column("far", Float32)),
+    ):
+        assert incompatibilities(old, _manifest(extra=[distance, changed])) == [
+            "on-demand feature 'far' changed its type or its inputs; give it another name"
+        ]
