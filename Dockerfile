@@ -10,6 +10,7 @@ COPY scripts/setup.sh scripts/check_setup.py /scripts/
 COPY headrace /headrace
 COPY gateway /gateway
 COPY backends /backends
+COPY featurecache /featurecache
 COPY foundation /foundation
 COPY protos /protos
 
