@@ -6,11 +6,11 @@ Only signatures; ``app.py`` decides which concrete classes fill them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from backends.signature import Signature, Tensor
-from gateway.messages import ModelStatus, Prediction, Trace
+from gateway.messages import ModelStatus, Prediction, PushOutcome, Trace
 
 if TYPE_CHECKING:
     from gateway.core.statistics import VersionStatistics
@@ -102,7 +102,7 @@ class CountedServable(Servable, Protocol):
     """A servable that counts who is inside, so that it can drain."""
 
     def acquire(self) -> None:
-        """Count one caller in; NOT_READY once the version is leaving."""
+        """Count one caller in; NOT_READY once the version has gone."""
         ...
 
     def release(self) -> bool:
@@ -163,7 +163,46 @@ class RepositoryControl(Protocol):
         ...
 
 
-class Instance(RepositoryControl, Protocol):
+PushedRows: TypeAlias = tuple[str, Sequence[Mapping[str, Any]]]
+"""A feature view, and rows of it: values as JSON has them, by the names of keys and columns, and ``event_time``."""
+
+ReadRows: TypeAlias = Callable[[int], PushedRows]
+"""(how many rows there may be) → what a caller pushed. Runs on a thread; raises ``HeadraceError``."""
+
+
+class FeaturePusher(Protocol):
+    """Who writes the rows of feature views that callers push."""
+
+    @property
+    def max_bytes(self) -> int:
+        """Of one push."""
+        ...
+
+    def check(self) -> None:
+        """Raises ``HeadraceError`` when no push can be taken now, whatever is in it."""
+        ...
+
+    async def push(self, read: ReadRows) -> PushOutcome:
+        """Write them all, or none: every row is checked before the first is written."""
+        ...
+
+
+class FeatureReader(Protocol):
+    """Who shows definitions and values of features to people and checkers; plain values, fit for JSON."""
+
+    async def features(self) -> dict[str, Any]:
+        """What is defined, in short."""
+        ...
+
+    async def look_up(self, kind: str, name: str, asked: Any) -> dict[str, Any]:
+        """Values and their statuses as a prediction would see them now.
+
+        ``kind`` is "service" or "view"; ``asked`` is what the caller's JSON says, still unchecked.
+        """
+        ...
+
+
+class Instance(RepositoryControl, FeatureReader, Protocol):
     """The whole instance, one process or several, as the admin port shows it."""
 
     async def ready(self) -> tuple[bool, str]:

@@ -68,7 +68,7 @@ class Serving:
         inner: Service[RoutedRequest] = Dispatch(self.lanes, self._on_drained)
         if features is not None:
             features.export(self.metrics)
-            inner = features.hop(inner)
+            inner = features.hop(inner, self._on_drained)
         self.stack: Service[PredictRequest] = Admit(self.admission, Route(self.table, inner))
 
     # -- versions come and go -------------------------------------------------------------------------

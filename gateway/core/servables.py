@@ -86,8 +86,11 @@ class ServableVersion:
         self.handles = 0
 
     def acquire(self) -> None:
-        """Count one caller in; NOT_READY once the version is leaving."""
-        if self.state is not ServableState.READY:
+        """Count one caller in; NOT_READY once the version has gone.
+
+        One that is leaving still takes those who found it before, and waited for features since.
+        """
+        if self.state is ServableState.UNLOADED:
             raise HeadraceError(
                 ErrorCode.NOT_READY,
                 f"model '{self.name}' version {self.version} is being unloaded",

@@ -8,7 +8,7 @@ the caller's deadline.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import msgspec
@@ -18,12 +18,12 @@ from featurecache.errors import FeatureError, RowError, UnfillableError
 from featurecache.lookup import RowLookup
 from featurecache.lookup_waiting import Lookup
 from featurecache.report import report
-from featurecache.resolve import Filled, ServicePlan
+from featurecache.resolve import Filled, ServicePlan, Wanted
 from featurecache.status import Status
 from gateway.core.call import Promise
 from gateway.errors import CallCancelled, ErrorCode, HeadraceError, invalid
-from gateway.messages import Prediction, RoutedRequest
-from gateway.ports import Clock, Service
+from gateway.messages import ContextValue, Prediction, PredictRequest, RoutedRequest
+from gateway.ports import Clock, Servable, Service
 
 STATUS_PARAMETER = "feature_status"
 RETRY_AFTER_STORE_S = 1.0
@@ -78,7 +78,7 @@ class _Rows(Promise[None]):
 class Enrich:
     """Completes requests of versions that have an enrichment; all others pass."""
 
-    __slots__ = ("_clock", "_lookup", "_meters", "_next", "_now_us")
+    __slots__ = ("_clock", "_lookup", "_meters", "_next", "_now_us", "_on_drained")
 
     def __init__(
         self,
@@ -87,13 +87,19 @@ class Enrich:
         clock: Clock,
         now_us: Callable[[], int],
         next_service: Service[RoutedRequest],
+        on_drained: Callable[[Servable], None] = lambda servable: None,
     ) -> None:
-        """``clock`` is the loop's, for deadlines; ``now_us`` tells µs since 1970, for the ages of rows."""
+        """``clock`` is the loop's, for deadlines; ``now_us`` tells µs since 1970, for the ages of rows.
+
+        ``on_drained`` is told when the last caller of a version that was retired has left; without it, whoever looks
+        for such versions from time to time finds it.
+        """
         self._lookup = lookup
         self._meters = meters
         self._clock = clock
         self._now_us = now_us
         self._next = next_service
+        self._on_drained = on_drained
 
     async def __call__(self, routed: RoutedRequest, /) -> Prediction:
         enrichment = cast("ServiceEnrichment | None", routed.servable.enrichment)
@@ -101,13 +107,40 @@ class Enrich:
             return await self._next(routed)
         request, plan = routed.request, enrichment.plan
         try:
-            wanted = plan.wanted(request.inputs, request.context)
+            context = request.context
+            if plan.headers:
+                context = _with_texts(context, len(plan.parameters))
+            wanted = plan.wanted(request.inputs, context)
         except RowError as error:
             raise invalid(str(error)) from None
         deadline_s = min(request.deadline_s, self._clock() + enrichment.budget_s)
         found = self._lookup.ask(wanted.views, deadline_s)
-        if not found.settled:
-            await self._rows_of(found)
+        if found.settled:
+            filled, now_us = self._complete(request, enrichment, wanted, found)
+            prediction = await self._next(routed)
+        else:
+            # Held from here on: a version must not go while a request waits for its rows.
+            servable = routed.servable
+            servable.acquire()
+            try:
+                await self._rows_of(found)
+                filled, now_us = self._complete(request, enrichment, wanted, found)
+                prediction = await self._next(routed)
+            finally:
+                if servable.release():
+                    self._on_drained(servable)
+        if request.wants_feature_status:
+            prediction.parameters = {
+                **(prediction.parameters or {}),
+                STATUS_PARAMETER: report(plan, filled, now_us),
+            }
+        return prediction
+
+    def _complete(
+        self, request: PredictRequest, enrichment: ServiceEnrichment, wanted: Wanted, found: Lookup
+    ) -> tuple[Filled, int]:
+        """Give the request its model's inputs; returns by what, and at which time (µs since 1970)."""
+        plan = enrichment.plan
         now_us = self._now_us()
         try:
             filled = plan.fill(request.inputs, wanted, found, now_us)
@@ -117,13 +150,7 @@ class Enrich:
             raise HeadraceError(ErrorCode.INTERNAL, str(error)) from None
         self._judge(enrichment, filled)
         request.inputs = filled.tensors
-        prediction = await self._next(routed)
-        if request.wants_feature_status:
-            prediction.parameters = {
-                **(prediction.parameters or {}),
-                STATUS_PARAMETER: report(plan, filled, now_us),
-            }
-        return prediction
+        return filled, now_us
 
     async def _rows_of(self, found: Lookup) -> None:
         rows = _Rows()
@@ -165,3 +192,16 @@ class Enrich:
             why,
             retry_after_s=RETRY_AFTER_STORE_S if store_failed else None,
         )
+
+
+def _with_texts(context: Sequence[ContextValue], first: int) -> tuple[ContextValue, ...]:
+    """The context with headers, from ``first`` on, as the texts that keys are.
+
+    The fronts give each byte as a character. Bytes that are no UTF-8 stay visible, and are refused as a key.
+    """
+    found = list(context)
+    for place in range(first, len(found)):
+        value = found[place]
+        if isinstance(value, str) and not value.isascii():
+            found[place] = value.encode("latin-1").decode("utf-8", "surrogateescape")
+    return tuple(found)

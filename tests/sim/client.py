@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING
 from gateway.core.call import Call
 from gateway.errors import CallCancelled
 from gateway.messages import Prediction, PredictRequest
+from gateway.pipeline.ticket import Ticket
 from tests.sim.day_book import DayBook
+from tests.sim.feature_book import FeatureBook
+from tests.sim.feature_looking import Looking
+from tests.sim.feature_rows import client_inputs
 from tests.sim.lane_book import LaneBook
 from tests.sim.records import CallRecord
 from tests.sim.virtual_loop import VirtualLoop
@@ -57,6 +61,8 @@ class SimCall(Call[Prediction]):
         self._lane = lane = book.find(request.model, request.version)
         if lane is not None and not lane.plan.batched:
             record.rows = request.rows = 1
+        if book.features is not None and record.entities:
+            self._name_entities(lane, book.features)
         process.calls[record.number] = self
         self._shed_before = self._shed()
         book.started(record)
@@ -66,8 +72,47 @@ class SimCall(Call[Prediction]):
                 book.wrong(f"call {record.number} asks for no known model, and waits")
             elif not self.running:
                 book.wrong(f"call {record.number} neither waits nor has ended")
+            elif isinstance(record.looking, Looking) and not record.looking.settled:
+                record.waited_for_rows = True
+                book.waits_for_rows(record, self._lane)
             else:
-                book.taken_in(record, self._lane)
+                self._enters(self._lane)
+
+    def _name_entities(self, lane: LaneBook | None, features: FeatureBook) -> None:
+        """The request as the version asks for it that answers now."""
+        record, request = self.record, self._request
+        if lane is None or not lane.plan.features:
+            return
+        record.service = service = features.plan.service(lane.plan.features)
+        if service.key != "input":
+            record.entities = [record.entities[0]] * len(record.entities)
+        request.inputs, request.context = client_inputs(record.inputs, record.entities, service)
+        request.wants_feature_status = record.wants_status
+        features.expects = record
+
+    def _enters(self, lane: LaneBook) -> None:
+        """It waits in its lane from now on."""
+        record = self.record
+        if record.service is not None:
+            problem = self._book.completed(record, self._request.inputs)
+            if problem:
+                self._book.wrong(f"call {record.number} {problem}")
+            record.inputs = self._request.inputs
+        self._book.taken_in(record, lane)
+
+    def _step(self) -> None:
+        looking, features = self.record.looking, self._book.features
+        if features is None or not isinstance(looking, Looking) or looking.settled:
+            super()._step()
+            return
+        features.settles(looking)
+        self._shed_before = self._shed()
+        super()._step()
+        if not self.record.ended:
+            if isinstance(self._promise, Ticket) and self._lane is not None:
+                self._enters(self._lane)
+            else:
+                self._book.wrong(f"call {self.record.number} has its rows, and waits for no model")
 
     def go_away(self, *, in_a_sweep: bool) -> None:
         """The caller hangs up, whatever state the call is in.
@@ -89,6 +134,9 @@ class SimCall(Call[Prediction]):
     def finish(self, result: Prediction | None, error: BaseException | None) -> None:
         record, loop = self.record, self._loop
         self._process.calls.pop(record.number, None)
+        looking, features = record.looking, self._book.features
+        if features is not None and isinstance(looking, Looking) and not looking.settled:
+            features.leaves(looking)
         refusal = "" if record.reached_lane else self._newly_shed()
         if record.cancelling and record.reached_lane and isinstance(error, CallCancelled):
             record.cancelled_after_outcome = self._newly_shed() != "cancelled"

@@ -13,6 +13,8 @@ from typing import Protocol
 
 from gateway.messages import PredictRequest
 from tests.sim.client import SimCall
+from tests.sim.feature_plans import StorePlan
+from tests.sim.feature_rows import EMPTY, UNKNOWN
 from tests.sim.plans import ModelPlan, TrafficPlan
 from tests.sim.process import Process
 from tests.sim.records import CallRecord
@@ -54,7 +56,9 @@ class Crowd:
         loop: VirtualLoop,
         numbers: Numbers,
         exchange: Exchange,
+        store: StorePlan | None = None,
     ) -> None:
+        """``store``: where the rows of entities lie that these callers send; None when they send none."""
         self.calls: dict[int, SimCall] = {}
         """Those inside the gateway."""
         self.broken = 0
@@ -65,6 +69,8 @@ class Crowd:
         self._loop = loop
         self._numbers = numbers
         self._exchange = exchange
+        self._store = store
+        self._feature_dice = Random(dice.random()) if store is not None else dice
         self._left = plan.calls
         self._planned = 0
         self._connections: dict[int, int] = {}
@@ -168,6 +174,9 @@ class Crowd:
             size_bytes=sum(one.nbytes for one in inputs) + FRAMING_BYTES,
         )
         self._all_calls[number] = record
+        if self._store is not None:
+            record.entities = self._entities(self._store, wanted_rows)
+            record.wants_status = self._feature_dice.random() < self._store.status_chance
         request = PredictRequest(
             model=plan.model,
             version=version,
@@ -184,6 +193,21 @@ class Crowd:
         return SimCall(
             record, request, self._loop, breaks=breaks, then=self._ended, lost=self._lost
         )
+
+    def _entities(self, store: StorePlan, rows: int) -> list[int]:
+        """A few that everybody asks for, others now and then, some that nobody knows, and none."""
+        dice, found = self._feature_dice, []
+        for _ in range(rows):
+            drawn = dice.random()
+            if drawn < store.unknown_chance:
+                found.append(UNKNOWN + dice.randrange(5))
+            elif drawn < store.unknown_chance + store.empty_chance:
+                found.append(EMPTY)
+            elif dice.random() < 0.7:
+                found.append(dice.randrange(min(store.hot, store.entities)))
+            else:
+                found.append(dice.randrange(store.entities))
+        return found
 
     def _flags(self, rows: int) -> dict[int, int]:
         flags: dict[int, int] = {}

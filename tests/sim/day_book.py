@@ -7,14 +7,17 @@ callers raise.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from heapq import heappop, heappush
 from math import inf
 
+from backends.signature import Tensor
 from gateway.core.batch import RefusalReason
 from gateway.errors import CallCancelled, ErrorCode, HeadraceError
 from gateway.messages import Prediction
 from gateway.pipeline.lane import WRITE_MARGIN_S
 from gateway.serving import Serving
+from tests.sim.feature_book import FeatureBook
 from tests.sim.lane_book import TINY_S, LaneBook
 from tests.sim.plans import Day
 from tests.sim.records import CallRecord, History
@@ -37,6 +40,7 @@ class DayBook:
         self.calls = calls
         self.roster: Roster
         self.serving: Serving
+        self.features: FeatureBook | None = None
         self.requests_inside = 0
         self.bytes_inside = 0
         self.closed = False
@@ -81,8 +85,7 @@ class DayBook:
         self.bytes_inside += record.size_bytes
 
     def taken_in(self, record: CallRecord, lane: LaneBook) -> None:
-        """The gateway did not refuse the call at once."""
-        day = self.day
+        """The lane did not refuse the call at once."""
         self.history.note(
             self._loop.now_s,
             "enters",
@@ -93,15 +96,36 @@ class DayBook:
         )
         if self.closed:
             self.wrong(f"call {record.number} was taken in after the close")
+        self._entered += 1
+        record.order = self._entered
+        lane.enter(record)
+        if not record.waited_for_rows:
+            self._is_inside(record)
+
+    def waits_for_rows(self, record: CallRecord, lane: LaneBook) -> None:
+        """The call is in the gateway, and its lane does not know of it yet."""
+        self.history.note(self._loop.now_s, "looks up", f"call {record.number}", lane.name)
+        lane.held += 1
+        self._is_inside(record)
+
+    def _is_inside(self, record: CallRecord) -> None:
+        day = self.day
         if self.requests_inside > day.max_requests:
             self.wrong(f"{self.requests_inside} requests inside")
         if self.bytes_inside > day.max_bytes and self.requests_inside > 1:
             self.wrong(f"{self.bytes_inside} bytes inside")
-        self._entered += 1
-        record.order = self._entered
-        lane.enter(record)
         if record.deadline_s != inf:
             heappush(self._deadlines, (record.deadline_s, record.number))
+
+    def completed(self, record: CallRecord, inputs: Sequence[Tensor]) -> str:
+        """What is wrong with the inputs that the store completed; empty when all is well."""
+        assert self.features is not None
+        if record.looking is None:
+            return "has its features without having asked for them"
+        verdict = self.features.judge(record)
+        if verdict.refused:
+            return "is run although it may not be completed"
+        return verdict.inputs_problem(record.inputs, inputs)
 
     def ended(
         self,
@@ -134,9 +158,14 @@ class DayBook:
             assert lane is not None
             record.outcome = error.code.value
             problem = self._judge_failure(record, lane, error)
+        elif error.code is ErrorCode.FEATURES_MISSING:
+            record.outcome = error.code.value
+            problem = self._judge_incomplete(record, error)
         else:
             record.outcome = refusal or error.code.value
             problem = self._judge_refusal(record, lane, error, refusal)
+            if record.looking is not None and self._must_be_refused(record):
+                problem = problem or "came to its lane although it may not be completed"
         self.history.note(
             self._loop.now_s, "ends", f"call {record.number}", lane and lane.name, record.outcome
         )
@@ -144,6 +173,8 @@ class DayBook:
             self.wrong(f"call {record.number} {problem}")
         if lane is not None and record.reached_lane:
             lane.leave(record)
+        if lane is not None and record.waited_for_rows:
+            lane.held -= 1
 
     # -- verdicts: empty when all is well ---------------------------------------------------------
 
@@ -162,7 +193,23 @@ class DayBook:
             return f"was answered after {record.taken_rows} of {record.rows} rows ran"
         if not is_answer(record.inputs, result.outputs):
             return f"has a wrong answer: {result.outputs}"
-        return ""
+        parameters = result.parameters or {}
+        if record.service is None or not record.wants_status:
+            return f"was told {parameters}" if parameters else ""
+        assert self.features is not None
+        return self.features.judge(record).report_problem(parameters.get("feature_status"))
+
+    def _must_be_refused(self, record: CallRecord) -> bool:
+        assert self.features is not None
+        return self.features.judge(record).refused
+
+    def _judge_incomplete(self, record: CallRecord, error: HeadraceError) -> str:
+        """Only what its rows allow may keep a call from its model."""
+        if record.looking is None:
+            return f"failed with {error!r} before anything was asked"
+        must = self._must_be_refused(record)
+        is_refused = error.code is ErrorCode.FEATURES_MISSING
+        return "" if must == is_refused else f"failed with {error!r}, must be refused is {must}"
 
     def _judge_failure(self, record: CallRecord, lane: LaneBook, error: HeadraceError) -> str:
         """Only the model and the clock may fail a call that the lane took in."""
@@ -246,6 +293,8 @@ class DayBook:
             self.wrong(f"admission counts {inside}, {self.requests_inside} calls are inside")
         for lane in self.lanes:
             lane.check_turn()
+        if self.features is not None:
+            self.features.check_turn()
         due_s = loop.turn_started_s - loop.timer_resolution_s - TINY_S
         while self._deadlines and self._deadlines[0][0] < due_s:
             deadline_s, number = heappop(self._deadlines)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from random import Random
 
+from tests.sim.feature_days import with_features
 from tests.sim.operations import deaths, meanwhile, operations
 from tests.sim.plans import Day, ModelPlan, Span, Storm, TrafficPlan, Window
 
@@ -36,7 +37,7 @@ def draw(seed: int, size: float = 1.0, *, busy: bool = False) -> Day:
     )
     dying = deaths(dice, workers, length_s, busy=busy)
     plans = operations(dice, models, length_s, busy=busy) + meanwhile(dice, models, dying)
-    return Day(
+    day = Day(
         seed=seed,
         size=size,
         models=models,
@@ -60,6 +61,7 @@ def draw(seed: int, size: float = 1.0, *, busy: bool = False) -> Day:
         has_thread_clock=dice.random() < 0.5,
         hand_over_s=dice.choice([0.0, 2e-5, 2e-4]),
     )
+    return with_features(day, length_s)
 
 
 # -- models ---------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from typing import Literal
 
 import msgspec
 
+from tests.sim.feature_plans import StorePlan
+
 
 class Window(msgspec.Struct, frozen=True):
     """A stretch of the day, in seconds from its start."""
@@ -55,6 +57,8 @@ class ModelPlan(msgspec.Struct, frozen=True):
     load_s: float = 0.0
     """What loading and warming it takes, on a thread."""
     loads: bool = True
+    features: str = ""
+    """The feature service that completes its inputs; empty: callers send all of them."""
 
     @property
     def limit_rows(self) -> int:
@@ -150,6 +154,10 @@ class Day(msgspec.Struct, frozen=True):
     """As it was drawn; 0.0 for a day that was written by hand."""
     models: tuple[ModelPlan, ...]
     traffic: tuple[TrafficPlan, ...]
+    store: StorePlan | None = None
+    """Where features come from."""
+    featured: tuple[str, ...] = ()
+    """Models whose callers send entities; not every version of them needs to ask for features."""
     storms: tuple[Storm, ...] = ()
     workers: int = 0
     """Behind a supervisor; 0: one process alone."""

@@ -15,14 +15,16 @@ import msgspec
 from backends.manager import RepositoryState
 from gateway.core.admission import AdmissionLimits
 from gateway.errors import ErrorCode, HeadraceError
+from gateway.feature_serving import FeatureServing
 from gateway.pipeline.lane import Worker
 from gateway.serving import Serving
-from gateway.settings import GatewaySettings, RepositorySettings
+from gateway.settings import FeatureSettings, GatewaySettings, RepositorySettings
 from gateway.supervisor.local_control import LocalControl, statuses_of
 from gateway.supervisor.merge import families_of
 from tests.sim.asyncio_view import AsyncioView
 from tests.sim.client import SimCall
 from tests.sim.day_book import DayBook
+from tests.sim.feature_world import FeatureWorld
 from tests.sim.lane_book import LaneBook
 from tests.sim.plans import Day, ModelPlan
 from tests.sim.records import CallRecord, History
@@ -52,8 +54,10 @@ class World:
         self.calls: dict[int, CallRecord] = {}
         self.folder = Folder(day)
         self.run_time = RunTime(self.loop)
+        self.features = None if day.store is None else FeatureWorld(day.store, self)
         self.settings = GatewaySettings(
             admission=AdmissionLimits(day.max_requests, day.max_bytes),
+            features=FeatureSettings() if self.features is None else self.features.settings,
             repository=RepositorySettings(models=str(ROOT), control="explicit", startup_models="*"),
         )
         self.loads = 0
@@ -80,6 +84,7 @@ class Process:
         self.calls: dict[int, SimCall] = {}
         """Those inside."""
         self.workers: list[VirtualWorker] = []
+        self.features: FeatureServing | None = None
         self.is_loaded = False
         self.ended = False
         self.on_end: Callable[[int], None] = lambda code: None
@@ -94,7 +99,9 @@ class Process:
     def load(self, names: Collection[str] | None) -> None:
         """Models first, as on a loading thread; then lanes and stack."""
         world = self.world
-        loader = ScriptedLoader(world.folder, self._make_model, self.view.spend_on_thread)
+        loader = ScriptedLoader(
+            world.folder, self._make_model, self.view.spend_on_thread, self._complete
+        )
         desired = world.folder.scan_repository(ROOT)
         state = RepositoryState(desired, (), desired.problems)
         for model in desired.models:
@@ -102,6 +109,8 @@ class Process:
                 state = state.with_outcome(
                     loader.attempt(model, version, lambda stage, reason: None)
                 )
+        if world.features is not None:
+            self.features, self.book.features = world.features.open(self, world.day.seed)
         self.serving = self.book.serving = Serving(
             state.loaded,
             statuses_of(state),
@@ -110,6 +119,7 @@ class Process:
             clock=world.loop.clock,
             make_worker=self._make_worker,
             thread_clock=world.run_time.thread_clock if world.day.has_thread_clock else None,
+            features=self.features,
         )
         self.book.roster = self.roster = Roster(
             self.serving, self.workers, self._make_book, world.wrong
@@ -135,7 +145,13 @@ class Process:
         world = self.world
         dice = Random(f"{world.day.seed} model {world.loads}")
         world.loads += 1
-        return ScriptedModel(plan, dice, world.run_time, world.day_s)
+        features = world.features
+        signature = None if features is None else features.signature(plan)
+        return ScriptedModel(plan, dice, world.run_time, world.day_s, signature)
+
+    def _complete(self, backend: ScriptedModel) -> object:
+        features = self.world.features
+        return None if features is None else features.fit(backend)
 
     def _make_worker(self, name: str, threads: int) -> Worker:
         world = self.world
@@ -212,9 +228,11 @@ class Process:
         self.loop.alive = False
         self.on_end(0)
 
-    def check_end(self) -> None:
-        """Before it goes: nothing is inside."""
+    def check_end(self, *, is_dry: bool = False) -> None:
+        """Before it goes: nothing is inside. ``is_dry``: and nothing will ever happen again."""
         self.serving.reap()
+        if self.book.features is not None:
+            self.book.features.check_end(is_dry=is_dry)
         self.book.check_turn()
         self.book.check_end()
         self.roster.check_end()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from backends.signature import Tensor
 from gateway.errors import ErrorCode
+from tests.sim.feature_plans import ServicePlanned
 
 Entry = tuple[float, str, tuple[object, ...]]
 
@@ -21,19 +22,24 @@ class CallRecord:
         "ended",
         "enqueued_s",
         "enqueued_turn",
+        "entities",
         "failures",
         "inputs",
         "inside",
         "lane_name",
+        "looking",
         "number",
         "order",
         "outcome",
         "priority",
         "reached_lane",
         "rows",
+        "service",
         "size_bytes",
         "taken_rows",
+        "waited_for_rows",
         "waiting",
+        "wants_status",
         "width",
     )
 
@@ -76,6 +82,14 @@ class CallRecord:
         self.failures: set[ErrorCode] = set()
         """What a run of this call's own rows, and no others, came to."""
         self.outcome = ""
+        self.entities: Sequence[int] = ()
+        """Which rows of the store it is about, one for each of its own; empty where no version asks."""
+        self.wants_status = False
+        self.service: ServicePlanned | None = None
+        """By what it is completed."""
+        self.looking: object = None
+        """Its lookup, in the words of ``feature_book.py``."""
+        self.waited_for_rows = False
 
     @property
     def key(self) -> tuple[int, float, int]:

@@ -130,8 +130,8 @@ class Roster:
         if book.gone > 1:
             self._wrong(f"{book.name} is gone for the {book.gone}. time")
             return
-        if book.inside or not book.is_idle:
-            self._wrong(f"{book.name} is gone with {book.inside} calls inside")
+        if book.inside or book.held or not book.is_idle:
+            self._wrong(f"{book.name} is gone with {book.inside} (+{book.held}) calls inside")
         if book.worker.closed != 1:
             self._wrong(f"{book.name} is gone, its worker was closed {book.worker.closed} times")
         self.lanes.remove(book)

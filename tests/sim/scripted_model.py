@@ -21,7 +21,7 @@ from backends.model_settings import (
     PrioritySettings,
 )
 from backends.ports import DimensionNames
-from backends.signature import Tensor
+from backends.signature import Signature, Tensor
 from backends.warmup import WarmupTiming, batch_buckets
 from tests.sim.plans import ModelPlan
 from tests.sim.rows import INVALID, POISON, answer, has_flag, owners, signature
@@ -34,10 +34,17 @@ class ScriptedModel:
     platform = "simulated"
 
     def __init__(
-        self, plan: ModelPlan, dice: Random, run_time: RunTime, day_s: Callable[[], float]
+        self,
+        plan: ModelPlan,
+        dice: Random,
+        run_time: RunTime,
+        day_s: Callable[[], float],
+        signature_: Signature | None = None,
     ) -> None:
+        """``signature_``: of a model that takes more than callers send."""
         self.plan = plan
-        self.signature = signature(plan.widths[0] if len(plan.widths) == 1 else -1)
+        width = plan.widths[0] if len(plan.widths) == 1 else -1
+        self.signature = signature_ or signature(width)
         self.dimension_names = DimensionNames((("rows", None), ("rows",)), (("rows",),) * 2)
         self.witness: RunWitness | None = None
         self._dice = dice
@@ -99,8 +106,10 @@ class ScriptedModel:
         return outputs
 
 
-def load(plan: ModelPlan, backend: ScriptedModel, fingerprint: str = "") -> LoadedModel:
-    """The model as the repository would hand it over."""
+def load(
+    plan: ModelPlan, backend: ScriptedModel, fingerprint: str = "", fitted: object = None
+) -> LoadedModel:
+    """The model as the repository would hand it over; ``fitted`` completes its inputs."""
     timings: tuple[WarmupTiming, ...] = ()
     if plan.warmed_up:
         timings = tuple(
@@ -129,4 +138,5 @@ def load(plan: ModelPlan, backend: ScriptedModel, fingerprint: str = "") -> Load
         warmup_timings=timings,
         warmup_problem="",
         fingerprint=fingerprint,
+        fitted=fitted,
     )

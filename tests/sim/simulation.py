@@ -82,6 +82,7 @@ class Simulation:
                 world.loop,
                 numbers,
                 exchange,
+                day.store if day.models[plan.target].name in day.featured else None,
             )
             for at, plan in enumerate(day.traffic)
         ]
@@ -123,6 +124,8 @@ class Simulation:
     def _plan_the_day(self) -> None:
         loop, day = self.loop, self.day
         began_s = loop.now_s
+        if self.world.features is not None:
+            self.world.features.store.begin()
         for crowd in self.crowds:
             crowd.arrive()
         for storm in day.storms:
@@ -169,8 +172,11 @@ class Simulation:
             self._evening()
 
     def _evening(self) -> None:
-        """Every call has ended: wait for the dead to be back, then close."""
+        """Every call has ended: wait for the dead to be back and the store to be trusted, then close."""
         instance, now_s = self.instance, self.loop.now_s
+        features = self.world.features
+        if features is not None and not features.is_trusted_again(self._present()):
+            return
         if instance is None:
             self.world.over = True
             return
@@ -221,7 +227,7 @@ class Simulation:
         if waiting:
             world.wrong(f"calls {waiting[:20]} never ended")
         if self.alone is not None:
-            self.alone.process.check_end()
+            self.alone.process.check_end(is_dry=True)
         if contained.unexpected:
             world.wrong(f"the gateway logged {contained.unexpected[0]}")
         broken = sum(crowd.broken for crowd in self.crowds)

@@ -45,7 +45,7 @@ def test_dice_inside_the_gateway_are_found_out(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(ServiceTime, "predict_s", nearly)
     histories = []
     for _ in range(8):  # one throw more or less need not change a day
-        simulation = Simulation(draw(5, size=0.3))
+        simulation = Simulation(draw(4, size=0.3))
         with suppress(WrongDayError):
             simulation.play()
         histories.append(simulation.history.entries)

@@ -99,8 +99,11 @@ class ScriptedLoader(Loader):
         folder: Folder,
         make_model: Callable[[ModelPlan], ScriptedModel],
         spend: Callable[[float], None],
+        complete: Callable[[ScriptedModel], object],
     ) -> None:
+        """``complete``: makes the enrichment of a model, None for one that needs none."""
         super().__init__(intra_op_threads=1, clock=lambda: 0.0)
+        self._complete = complete
         self._folder = folder
         self._make_model = make_model
         self._spend_s = spend
@@ -112,4 +115,5 @@ class ScriptedLoader(Loader):
         if not plan.loads:
             raise ModelLoadError("it is planned to fail")
         report("warming", "")
-        return load(plan, self._make_model(plan), version.fingerprint)
+        backend = self._make_model(plan)
+        return load(plan, backend, version.fingerprint, self._complete(backend))

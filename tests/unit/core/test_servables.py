@@ -85,16 +85,23 @@ def test_a_version_that_is_held_drains_until_the_last_caller_leaves() -> None:
     assert state(one) is ServableState.UNLOADED
 
 
-@pytest.mark.parametrize("held", [True, False])
-def test_a_version_that_leaves_takes_no_new_callers(held: bool) -> None:
+def test_a_version_that_has_gone_takes_no_caller() -> None:
     one = version("prices", "7")
-    if held:
-        one.acquire()
     one.retire()
     with pytest.raises(HeadraceError, match="'prices' version 7 is being unloaded") as refused:
         one.acquire()
     assert refused.value.code is ErrorCode.NOT_READY
-    assert one.handles == held
+    assert one.handles == 0
+
+
+def test_a_version_that_leaves_takes_those_who_found_it_before() -> None:
+    one = version("prices", "7")
+    one.acquire()
+    one.retire()
+    one.acquire()  # the hop behind the one that holds it already
+    assert not one.release()
+    assert one.release()
+    assert state(one) is ServableState.UNLOADED
 
 
 @pytest.mark.parametrize("held", [True, False])
