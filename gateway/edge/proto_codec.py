@@ -116,7 +116,7 @@ def _parse_request(
     wanted = decoder.wanted
     features = None if wanted is None else _feature_options(wanted, wire.parameters)
     if start is not None and raw:
-        decoder.memo.learn(message, start, layouts, outputs, timeout_us, priority, features)
+        decoder.memo.learn(message, start, layouts, raw, outputs, timeout_us, priority, features)
     request = PredictRequest(
         target.name,
         version,

@@ -47,7 +47,9 @@ class Remembered(msgspec.Struct, gc=False):
     """What a known message says, apart from its ``id`` and the numbers of its tensors."""
 
     layouts: tuple[InputLayout, ...]
-    """Of the tensors, in the message's order. None is BYTES, so that all lengths are known."""
+    """Of the tensors, in the message's order."""
+    lengths: tuple[int, ...]
+    """Of the tensors' data, in bytes. Strings that are longer or shorter make another message."""
     gaps: tuple[bytes, ...]
     """The bytes before each tensor: its tag and length. The first one's belong to the key."""
     tail: int
@@ -69,16 +71,16 @@ class Remembered(msgspec.Struct, gc=False):
             return (np.ndarray(layout.shape, layout.dtype, data),)
         offset = len(message) - self.tail
         placed: list[Tensor] = [_NO_TENSOR] * len(self.layouts)
-        for layout, gap in zip(self.layouts, self.gaps, strict=True):
+        for layout, length, gap in zip(self.layouts, self.lengths, self.gaps, strict=True):
             start = offset + len(gap)
             if message[offset:start] != gap:
                 return None
-            offset = start + layout.nbytes
+            offset = start + length
             data = message[start:offset]
             if layout.is_plain:
                 placed[layout.index] = np.ndarray(layout.shape, layout.dtype, data)
             else:
-                placed[layout.index] = read_tensor(layout, data, 0, layout.nbytes)
+                placed[layout.index] = read_tensor(layout, data, 0, length)
         return tuple(placed)
 
 
@@ -137,20 +139,22 @@ class RequestMemo:
         message: bytes,
         start: int,
         layouts: Sequence[InputLayout],
+        raw: Sequence[bytes],
         outputs: tuple[int, ...],
         timeout_us: int | None,
         priority: int | None,
         features: FeatureOptions | None,
     ) -> None:
-        """Remembers a valid message with raw tensors, the second time that it comes.
+        """Remembers a valid message with its ``raw`` tensors, the second time that it comes.
 
         Some messages never come twice, for example when each has another timeout.
         """
-        tags = [_RAW_INPUT_CONTENTS + length_prefix(layout.nbytes) for layout in layouts]
+        lengths = tuple(map(len, raw))
+        tags = [_RAW_INPUT_CONTENTS + length_prefix(length) for length in lengths]
         gaps = (b"", *tags[1:])
-        tail = sum(layout.nbytes for layout in layouts) + sum(map(len, gaps))
+        tail = sum(lengths) + sum(map(len, gaps))
         key = message[start : len(message) - tail]
-        if len(key) > MAX_KEY_BYTES or any(layout.datatype == "BYTES" for layout in layouts):
+        if len(key) > MAX_KEY_BYTES:
             return
         if len(self._lengths) == _MAX_LENGTHS and len(key) not in self._lengths:
             return
@@ -163,7 +167,9 @@ class RequestMemo:
         times = self._seen[key] = self._seen.get(key, 0) + 1
         if times != 2:  # the third time, it was found unfit
             return
-        found = Remembered(tuple(layouts), gaps, tail, outputs, timeout_us, priority, features)
+        found = Remembered(
+            tuple(layouts), lengths, gaps, tail, outputs, timeout_us, priority, features
+        )
         if _ends_whole(key, tags[0]) and found.read(message) is not None:
             self._known[key] = found
             if len(key) not in self._lengths:

@@ -63,7 +63,7 @@ def outcome(message: bytes, target: StubServable, *, by_parser: bool = False) ->
     except HeadraceError as error:
         return error.code
     fields: list[Any] = [getattr(request, name) for name in PredictRequest.__struct_fields__]
-    tensors = [(tensor.dtype, tensor.shape, tensor.tobytes()) for tensor in request.inputs]
+    tensors = [(tensor.dtype, tensor.shape, tensor.tolist()) for tensor in request.inputs]
     fields[PredictRequest.__struct_fields__.index("inputs")] = tensors
     return fields
 
@@ -145,14 +145,57 @@ def test_several_tensors(change: str) -> None:
     assert outcome(bad, target) == outcome(bad, two_inputs(), by_parser=True)
 
 
-def test_bytes_are_never_remembered() -> None:
-    target = stub([tensor_spec("x", "BYTES", 1)], [tensor_spec("y", "FP32", -1)])
+def strings() -> StubServable:
+    return stub(
+        [tensor_spec("carrier", "BYTES", -1, 1), tensor_spec("origin", "BYTES", -1, 1)],
+        [tensor_spec("y", "FP32", -1)],
+        max_batch_size=8,
+    )
+
+
+def elements(*values: bytes) -> bytes:
+    return b"".join(len(value).to_bytes(4, "little") + value for value in values)
+
+
+def keys(carriers: list[bytes], origins: list[bytes]) -> bytes:
     message = ModelInferRequest(model_name="m")
-    message.inputs.add(name="x", datatype="BYTES", shape=[1])
-    message.raw_input_contents.append(b"\1\0\0\0a")
+    for name, values in (("carrier", carriers), ("origin", origins)):
+        message.inputs.add(name=name, datatype="BYTES", shape=[len(values), 1])
+        message.raw_input_contents.append(elements(*values))
+    return message.SerializeToString()
+
+
+def test_strings_of_the_same_lengths_are_read_without_the_parser(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target = strings()
+    for _ in range(2):
+        outcome(keys([b"UA"], [b"EWR"]), target)
+    assert known_to(target) == 1
+    expected = outcome(keys([b"B6"], [b"JFK"]), strings(), by_parser=True)
+    monkeypatch.setattr(proto_codec, "_parse_request", None)
+    assert outcome(keys([b"B6"], [b"JFK"]), target) == expected
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        keys([b"UAL"], [b"EWR"]),
+        keys([b"UAL"], [b"LG"]),  # as long as a remembered one, cut elsewhere
+        keys([b"UA", b"B6"], [b"EWR", b"JFK"]),
+        keys([b""], [b"EWRUA"]),
+        keys([b"UA"], [b"EWR"]).replace(elements(b"EWR"), b"\4\0\0\0EWR"),
+        keys([b"UA"], [b"EWR"]).replace(elements(b"EWR"), b"\2\0\0\0EWR"),
+        keys([b"UA"], [b"EWR"]).replace(elements(b"UA"), b"\xff\xff\xff\xffUA"),
+    ],
+)
+def test_other_strings_fare_as_with_the_parser(message: bytes) -> None:
+    target = strings()
+    for _ in range(3):
+        outcome(keys([b"UA"], [b"EWR"]), target)
+    expected = outcome(message, strings(), by_parser=True)
     for _ in range(4):
-        outcome(message.SerializeToString(), target)
-    assert known_to(target) == 0
+        assert outcome(message, target) == expected
 
 
 def test_what_is_remembered_is_bounded() -> None:
