@@ -63,7 +63,10 @@ def outcome(message: bytes, target: StubServable, *, by_parser: bool = False) ->
     except HeadraceError as error:
         return error.code
     fields: list[Any] = [getattr(request, name) for name in PredictRequest.__struct_fields__]
-    tensors = [(tensor.dtype, tensor.shape, tensor.tolist()) for tensor in request.inputs]
+    tensors = [
+        (one.dtype, one.shape, one.tolist() if one.dtype == object else one.tobytes())
+        for one in request.inputs
+    ]
     fields[PredictRequest.__struct_fields__.index("inputs")] = tensors
     return fields
 
