@@ -45,12 +45,15 @@ _FILE_HEAD = """\
 ModelPattern = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.*?!\[\]-]{1,256}$")]
 
 
+ViewPattern = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.*?!\[\]-]{1,256}$")]
+
+
 class AccessError(Exception):
     """A keys file or a wish that cannot be used; the message is for the operator and names no secret."""
 
 
 class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One entry of the keys file. What is not given is not limited."""
+    """One entry of the keys file. What is not given is not limited; only ``push`` has to be granted."""
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
     """For people, logs and metrics."""
@@ -63,6 +66,8 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     max_concurrent_requests: Annotated[int, Meta(ge=1, le=10**9)] | None = None
     models: tuple[ModelPattern, ...] = ()
     """Patterns with ``*``, ``?`` and ``[…]``; none means every model."""
+    push: tuple[ViewPattern, ...] = ()
+    """Patterns of feature views whose rows the holder may push; none means none."""
     expires: Annotated[datetime, Meta(tz=True)] | None = None
 
 
@@ -103,6 +108,7 @@ def new_key(
     burst_requests: int | None = None,
     max_concurrent_requests: int | None = None,
     models: tuple[str, ...] = (),
+    push: tuple[str, ...] = (),
     expires: datetime | None = None,
 ) -> tuple[ApiKey, str]:
     """A new entry, and the key itself, which is nowhere kept. Raises ``AccessError`` for what makes no sense."""
@@ -116,6 +122,7 @@ def new_key(
         burst_requests=burst_requests,
         max_concurrent_requests=max_concurrent_requests,
         models=models,
+        push=push,
         expires=expires,
     )
     try:

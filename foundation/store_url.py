@@ -1,7 +1,19 @@
 """What a store's address may look like, and how it is shown where a password must not be seen.
 
-Decides whether an address can be used at all; it must never connect, and no complaint of its may hold a password.
-redis-py reads the same addresses, so nothing here gives a part another meaning than it has there.
+The one grammar of addresses, whoever connects: ``memory://`` alone is none of a store, and known to
+``featurecache.opening`` only.
+
+- ``redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]``
+- ``unix://[[USER]:PASSWORD@]/PATH``
+- ``redis+sentinel://[[USER]:PASSWORD@]HOST[:PORT][,HOST[:PORT]…]/SERVICE[/DB]``
+- ``redis+cluster://[[USER]:PASSWORD@]HOST[:PORT][,HOST[:PORT]…]``
+
+``rediss://`` and so on for TLS. After a ``?`` may come ``db``, ``username``, ``password`` and ``client_name``; for
+sentinels ``sentinel_user`` and ``sentinel_password``; with TLS ``ca``, ``cert``, ``key`` (files) and ``server_name``.
+
+Decides whether an address can be used at all; it must never connect, never pass over a word that it does not know, and
+no complaint of its may hold a password. redis-py reads the same addresses, so nothing here gives a part another meaning
+than it has there.
 """
 
 from __future__ import annotations
@@ -33,10 +45,13 @@ _SCHEMES: dict[str, tuple[Kind, bool]] = {
 }
 _SHAPES: dict[Kind, str] = {
     "server": "redis://[user:password@]host[:6379][/db]",
-    "unix": "unix:///absolute/path.sock[?db=0]",
+    "unix": "unix://[user:password@]/absolute/path.sock[?db=0]",
     "sentinel": "redis+sentinel://[user:password@]host[:26379],…/service[/db]",
     "cluster": "redis+cluster://[user:password@]host[:6379],…",
 }
+_WORDS = {"db", "username", "password", "client_name"}
+_SENTINEL_WORDS = {"sentinel_user", "sentinel_password"}
+_TLS_WORDS = {"ca", "cert", "key", "server_name"}
 _UNSEEN = re.compile(r"[\x00-\x20\x7f]")
 _SECRET_OPTION = re.compile(r"([?&][^=&]*pass[^=&]*=)[^&]*", re.IGNORECASE)
 
@@ -60,8 +75,28 @@ class StoreAddress(msgspec.Struct, frozen=True):
     db: int = 0
     username: str = ""
     password: str = ""
-    options: tuple[tuple[str, str], ...] = ()
-    """What else stood after the question mark, in order."""
+    client_name: str = ""
+    """What connections call themselves; "" for the caller's own."""
+    sentinel_user: str = ""
+    sentinel_password: str = ""
+    ca: str = ""
+    """A file with the authorities that may vouch for the server; "" for those of the system. Not read here."""
+    cert: str = ""
+    key: str = ""
+    """Files of the client's own certificate."""
+    server_name: str = ""
+    """To be found in the server's certificate; "" for the host."""
+
+    @property
+    def name(self) -> str:
+        """Scheme, place and service, for logs: without credentials, and with the ports in it."""
+        if self.kind == "unix":
+            return f"unix://{self.path}"
+        scheme = next(one for one, known in _SCHEMES.items() if known == (self.kind, self.tls))
+        hosts = (
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts
+        )
+        return f"{scheme}://{','.join(hosts)}" + (f"/{self.service}" if self.service else "")
 
     def __repr__(self) -> str:
         """Tracebacks show it: without the secrets."""
@@ -77,17 +112,19 @@ def parse_store_url(url: str) -> StoreAddress:
         _refuse(url, "has a blank or a control character; write it as %20 and so on")
     try:
         parts = urlsplit(url)
-    except ValueError as error:  # brackets that do not match; its words name no secret
-        _refuse(url, f"cannot be read: {error}")
+    except (
+        ValueError
+    ):  # brackets that do not match, or signs no host has; its words repeat the password
+        _refuse(url, "cannot be read; check its brackets, and its letters for look-alikes")
     if parts.scheme not in _SCHEMES:
         _refuse(url, f"must begin with one of {', '.join(f'{one}://' for one in _SCHEMES)}")
     if parts.fragment:
         _refuse(url, "has a '#'; write it as %23")
     kind, tls = _SCHEMES[parts.scheme]
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    user, password, authority = _credentials(parts)
+    words = _words(url, kind, tls, parts.query)
+    user, password, authority = _credentials(url, parts, words)
     path, service, db_in_path, hosts = _place(url, kind, parts, authority)
-    found = options.pop("db", db_in_path)
+    found = words.get("db", db_in_path)
     db = _number(url, kind, found, "database", 0, 2**31 - 1) if found else 0
     if kind == "cluster" and db:
         _refuse(url, "names a database; a cluster has only database 0")
@@ -98,9 +135,11 @@ def parse_store_url(url: str) -> StoreAddress:
         path=path,
         service=service,
         db=db,
-        username=options.pop("username", user),
-        password=options.pop("password", password),
-        options=tuple(options.items()),
+        username=user,
+        password=password,
+        **{
+            word: text for word, text in words.items() if word not in ("db", "username", "password")
+        },
     )
 
 
@@ -142,10 +181,47 @@ def _place(
     return "", service, "".join(steps), tuple(_host(url, kind, one, default) for one in hosts)
 
 
-def _credentials(parts: SplitResult) -> tuple[str, str, str]:
-    credentials, _, authority = parts.netloc.rpartition("@")
+def _words(url: str, kind: Kind, tls: bool, query: str) -> dict[str, str]:
+    """What comes after the question mark."""
+    allowed = set(_WORDS)
+    if kind == "sentinel":
+        allowed |= _SENTINEL_WORDS
+    if tls:
+        allowed |= _TLS_WORDS
+    if "@" in query:  # a password with a "?" in it: nothing behind it may be repeated
+        _refuse(
+            url,
+            "has an '@' after the '?'; write a '?' in a password as %3F, and such an '@' as %40",
+        )
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError:
+        _refuse(url, "must have WORD=VALUE pairs after the '?'")
+    words = dict(pairs)
+    possible = f"after the '?'; possible: {', '.join(sorted(allowed))}"
+    if unknown := sorted(words.keys() - allowed):
+        _refuse(url, f"cannot be used: {', '.join(unknown)} has no meaning {possible}")
+    if len(words) < len(pairs):
+        _refuse(url, "cannot be used: a word stands twice after the '?'")
+    client_name = words.get("client_name", "")
+    if not client_name.isascii() or not client_name.isprintable() or " " in client_name:
+        _refuse(url, "cannot be used: client_name may hold printable ASCII without spaces only")
+    if "key" in words and "cert" not in words:
+        _refuse(url, "cannot be used: key= needs cert= beside it")
+    return words
+
+
+def _credentials(url: str, parts: SplitResult, words: dict[str, str]) -> tuple[str, str, str]:
+    """User, password, and what comes after them."""
+    credentials, at, authority = parts.netloc.rpartition("@")
     user, _, password = credentials.partition(":")
-    return unquote(user), unquote(password), authority
+    named, secret = words.get("username", ""), words.get("password", "")
+    if (user and named) or (password and secret):
+        _refuse(url, "names user or password twice, before the '@' and after the '?'")
+    user, password = unquote(user) or named, unquote(password) or secret
+    if (at or user) and not password:
+        _refuse(url, "has a user without a password; write USER:PASSWORD@")
+    return user, password, authority
 
 
 def _socket_path(url: str, quoted: str, authority: str) -> str:

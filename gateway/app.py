@@ -19,9 +19,9 @@ import msgspec
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 
 from backends.manager import Fit, Progress, RepositoryState, fit_nothing, load_repository
-from featurecache.opening import open_source
-from foundation.store import Store, StoreError, open_store
-from gateway.edge import admin, grpc_methods, grpc_streams, http_app, tls
+from featurecache.ports import RowSource
+from foundation.store import Store, StoreError
+from gateway.edge import admin, feature_push, grpc_methods, grpc_streams, http_app, tls
 from gateway.edge.access import open_access
 from gateway.edge.call_traces import CallTraces
 from gateway.edge.data_ports import DataPorts, admin_server, check_grpcio, claim
@@ -29,11 +29,14 @@ from gateway.edge.grpc_front import GrpcFront
 from gateway.edge.http_front import HttpFront
 from gateway.edge.listeners import LOOP_TURN_S, HttpServer, listen
 from gateway.edge.server_info import ServerInfo
-from gateway.feature_serving import FeatureFit, FeatureServing, source_limits
+from gateway.feature_looking import open_looking
+from gateway.feature_serving import FeatureFit, FeatureServing, open_store_in_thread, row_source
+from gateway.feature_writing import open_pushes
 from gateway.pipeline.workers import ThreadWorker
 from gateway.ports import RepositoryControl
 from gateway.serving import Serving
 from gateway.settings import GatewaySettings
+from gateway.supervisor.alone_instance import AloneInstance
 from gateway.supervisor.control_mode import names_to_load
 from gateway.supervisor.local_control import LocalControl, statuses_of
 from gateway.supervisor.quiet_loader import QuietLoader
@@ -67,6 +70,7 @@ class Gateway:
         self._admin_server: HttpServer | None = None
         self._poller: asyncio.Task[None] | None = None
         self._store: Store | None = None
+        self._source: RowSource | None = None
         self.features: FeatureServing | None = None
         self._started_s = time.monotonic()
 
@@ -79,7 +83,7 @@ class Gateway:
         """Step one: the models, off the loop. Raises ``RepositoryError`` for an unusable folder.
 
         What cannot be listened with is found before that, since models may take long: ``ListenError`` says why, and
-        ``AccessError`` what is wrong with the API keys, ``StoreError`` why no private store can be had.
+        ``AccessError`` what is wrong with the API keys, ``StoreError`` why no store can be had.
         """
         check_grpcio(self.settings)
         self.tls = tls.load(self.settings.tls)
@@ -88,9 +92,8 @@ class Gateway:
         self._fit: Fit = fit_nothing
         if self.settings.features.manifest:
             self._fit = FeatureFit(self.settings.features)
-            self._store = await asyncio.to_thread(
-                open_store, self.settings.store, wait_for_data=False
-            )
+            self._store = await open_store_in_thread(self.settings.store)
+            self._source = row_source(self.settings.features, self._store)
         self.repository = await asyncio.to_thread(
             load_repository,
             Path(repository.models),
@@ -106,10 +109,10 @@ class Gateway:
         """Step two: lanes, stack and fronts."""
         loop = asyncio.get_running_loop()
         settings = self.settings
-        if self._store is not None:
+        if self._source is not None:
             self.features = FeatureServing(
                 settings.features,
-                open_source(self._store.url, source_limits(settings.features)),
+                self._source,
                 loop=loop,
                 clock=time.monotonic,
                 random_unit=random.random,
@@ -124,6 +127,9 @@ class Gateway:
             thread_clock=time.thread_time,
             features=self.features,
         )
+        self.pushes = open_pushes(settings.features, self._store, self._source)
+        self.pushes.export(serving.metrics)
+        self.looking = open_looking(settings.features, self.features)
         self.tracer = open_tracer(settings.telemetry, self._version, time.time() - time.monotonic())
         if self.tracer is not None:
             serving.metrics.traces = self.tracer.counts
@@ -157,7 +163,7 @@ class Gateway:
         self.grpc = GrpcFront(
             serving.stack,
             serving.table,
-            grpc_methods.methods(self.info, self.control),
+            {**grpc_methods.methods(self.info, self.control), **feature_push.methods(self.pushes)},
             grpc_streams.streams(self.info),
             limits=settings.grpc,
             traces=self._traces("grpc"),
@@ -187,7 +193,7 @@ class Gateway:
         self._ports = DataPorts(
             self.http,
             self.grpc,
-            http_app.build(self.http, self.info, self.control),
+            http_app.build(self.http, self.info, self.control, self.pushes),
             listeners,
             self.settings,
             self.tls,
@@ -196,7 +202,7 @@ class Gateway:
         self._registry = self._make_registry()
         if admin_socket is not None:
             self.addresses["admin"], self._admin_server = admin_server(
-                admin.build(AloneInstance(self), self._version),
+                admin.build(self._alone(), self._version),
                 admin_socket,
                 self.settings,
                 self.tls,
@@ -206,6 +212,15 @@ class Gateway:
         if self._control is None and self.settings.repository.control == "poll":
             self._poller = asyncio.create_task(self.local_control.poll())
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._sweep)
+
+    def _alone(self) -> AloneInstance:
+        return AloneInstance(
+            self.control,
+            self.looking,
+            ready=self.info.ready,
+            metrics=lambda: self.registry,
+            snapshot=self.snapshot,
+        )
 
     async def adopt(self, protocol: str, accepted: socket.socket) -> None:
         """Serve a connection that was accepted elsewhere."""
@@ -302,18 +317,19 @@ class Gateway:
             await asyncio.to_thread(self.tracer.close, LAST_TRACES_S)
         if self._admin_server is not None:
             await self._admin_server.stop(1.0)
-        if self.features is not None:
-            await self.features.close()
-        if self._store is not None:
-            await self._close_store(self._store)
+        await self.abandon()
         return clean
 
-    @staticmethod
-    async def _close_store(store: Store) -> None:
-        try:
-            await asyncio.to_thread(store.close)
-        except StoreError as error:
-            logger.warning("%s", error)
+    async def abandon(self) -> None:
+        """Let go of the store: the last step of ``stop``, and the end of a process that never served."""
+        if self.features is not None:
+            await self.pushes.close()
+            await self.features.close()
+        if self._store is not None:
+            try:
+                await asyncio.to_thread(self._store.close)
+            except StoreError as error:
+                logger.warning("%s", error)
 
     async def _until(
         self, done: Callable[[], bool], give_up_s: float, force: asyncio.Event | None
@@ -363,27 +379,8 @@ class Gateway:
             ],
             "features": None if self.features is None else self.features.snapshot(),
             "keys": [] if self.access is None else self.access.snapshot(),
-            "settings": msgspec.to_builtins(self.settings),
+            "settings": self.settings.shown,
         }
-
-
-class AloneInstance:
-    """A process that is alone answers for the whole instance; fills the port ``Instance``."""
-
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
-        control = gateway.control
-        self.index, self.load, self.unload = control.index, control.load, control.unload
-        self.statistics = control.statistics
-
-    async def ready(self) -> tuple[bool, str]:
-        return self._gateway.info.ready()
-
-    async def metrics(self) -> CollectorRegistry:
-        return self._gateway.registry
-
-    async def snapshot(self) -> dict[str, Any]:
-        return self._gateway.snapshot()
 
 
 async def _sleep_unless(force: asyncio.Event | None, seconds: float) -> None:

@@ -6,6 +6,8 @@ from starting: models that need no features are served, the others do with copie
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -21,13 +23,15 @@ from featurecache.lookup import RowLookup
 from featurecache.lookup_limits import LookupLimits
 from featurecache.manifest import Manifest, decode_manifest
 from featurecache.on_demand import load_functions
+from featurecache.opening import open_source
 from featurecache.ports import Loop, RowSource
 from featurecache.resolve import ServicePlan
 from featurecache.source_limits import SourceLimits
 from featurecache.status import Status
+from foundation.store import Store, StoreError, StoreSettings, open_store
 from gateway.messages import RoutedRequest
 from gateway.pipeline.enrich import Enrich, FeatureMeters, ServiceEnrichment
-from gateway.ports import Clock, Service
+from gateway.ports import Clock, Servable, Service
 from gateway.settings import FeatureSettings
 from gateway.telemetry.metrics import Metrics
 
@@ -103,9 +107,13 @@ class FeatureServing:
             ),
         )
 
-    def hop(self, next_service: Service[RoutedRequest]) -> Enrich:
-        """The hop of the stack that completes requests."""
-        return Enrich(self.lookup, self.meters, self._clock, self._now_us, next_service)
+    def hop(
+        self,
+        next_service: Service[RoutedRequest],
+        on_drained: Callable[[Servable], None] = lambda servable: None,
+    ) -> Enrich:
+        """The hop of the stack that completes requests. ``on_drained``: see ``Enrich``."""
+        return Enrich(self.lookup, self.meters, self._clock, self._now_us, next_service, on_drained)
 
     async def start(self) -> None:
         """Connect, or begin to try; returns after the first try."""
@@ -114,7 +122,7 @@ class FeatureServing:
             logger.info("features come from %s", self._source.name)
         else:
             logger.warning(
-                "the feature store %s does not answer; models that need no features are served as always, the others "
+                "the feature store %s cannot be asked; models that need no features are served as always, the others "
                 "with defaults until it is back",
                 self._source.name,
             )
@@ -163,7 +171,7 @@ class FeatureServing:
             "headrace_feature_lookup_rows",
             "Rows looked up, by where they came from.",
             ("outcome",),
-            lambda: _outcomes(lookup),
+            _Outcomes(lookup),
         )
         metrics.counter(
             "headrace_feature_reads",
@@ -191,23 +199,53 @@ class FeatureServing:
         )
 
 
-def _outcomes(lookup: RowLookup) -> Iterable[tuple[tuple[str, ...], float]]:
-    counters = lookup.counters
-    taken = counters.aged_slots + counters.unreachable_slots
-    return [
-        (("hit",), counters.slots - counters.missed_slots),
-        (("read",), max(0, counters.missed_slots - taken)),
-        (("aged",), counters.aged_slots),
-        (("unreachable",), counters.unreachable_slots),
-    ]
+class _Outcomes:
+    """Rows by where they came from. What was missed came with a read, once it neither waits nor took something else."""
+
+    def __init__(self, lookup: RowLookup) -> None:
+        self._lookup = lookup
+        self._read = 0
+
+    def __call__(self) -> Iterable[tuple[tuple[str, ...], float]]:
+        found = self._lookup.snapshot()
+        counters = found.counters
+        taken = counters.aged_slots + counters.unreachable_slots
+        # Copies that are renewed wait as well, and a counter never falls: it may come a little late instead.
+        self._read = max(self._read, counters.missed_slots - taken - found.waiting_slots)
+        return [
+            (("hit",), counters.slots - counters.missed_slots),
+            (("read",), self._read),
+            (("aged",), counters.aged_slots),
+            (("unreachable",), counters.unreachable_slots),
+        ]
 
 
 def _reads(lookup: RowLookup) -> Iterable[tuple[tuple[str, ...], float]]:
-    counters = lookup.counters
-    return [
-        (("ok",), max(0, counters.reads - counters.failed_reads)),
-        (("failed",), counters.failed_reads),
-    ]
+    found = lookup.snapshot()
+    sent, failed = found.counters.reads, found.counters.failed_reads
+    return [(("ok",), sent - found.reads_in_flight - failed), (("failed",), failed)]
+
+
+async def open_store_in_thread(settings: StoreSettings) -> Store:
+    """The store, without keeping the loop; its data may still be on the way. Raises ``StoreError``.
+
+    Cancelled, it waits for what has begun and lets go of it: a private server that nobody closes would live on.
+    """
+    opening = asyncio.create_task(asyncio.to_thread(open_store, settings, wait_for_data=False))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        with contextlib.suppress(StoreError):
+            await asyncio.to_thread((await opening).close)
+        raise
+
+
+def row_source(settings: FeatureSettings, store: Store) -> RowSource:
+    """Where rows come from, not connected yet; ``StoreError`` when the store's address cannot be used for that."""
+    try:
+        return open_source(store.url, source_limits(settings))
+    except FeatureError as error:
+        raise StoreError(f"[store] redis_url: {error}") from None
 
 
 def source_limits(settings: FeatureSettings) -> SourceLimits:

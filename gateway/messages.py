@@ -131,3 +131,19 @@ class LaneFacts(msgspec.Struct, frozen=True):
     model_file: str = "model.onnx"
     why_batched: str = ""
     """What the batchability of the version was judged by."""
+
+
+class PushOutcome(msgspec.Struct, frozen=True):
+    """What became of pushed rows; the sum is the rows that were given."""
+
+    created: int = 0
+    newer: int = 0
+    """Replaced an older one."""
+    rewritten: int = 0
+    """Replaced one of the same event time."""
+    older: int = 0
+    """Ignored: the store has a newer one."""
+    expired: int = 0
+    """Not written: past their view's retention."""
+    duplicates: int = 0
+    """Not written: a newer row of the same entity was in the same push."""

@@ -41,6 +41,24 @@ class LoadingStopped(BaseException):
 async def serve(gateway: Gateway, say: Callable[[str], None]) -> int:
     """The whole life of the process; its exit code."""
     stop, force = watch_signals()
+    code = await _start(gateway, stop, say)
+    if code is not None:
+        await gateway.abandon()
+        return code
+    calm_garbage_collection()
+    share_the_interpreter()
+    announce(gateway.addresses, gateway.serving.table.statuses, say)
+    await stop.wait()
+    say(STOPPING)
+    clean = await gateway.stop(force=force)
+    say(STOPPED[clean])
+    if not gateway.idle:
+        end_now(0)
+    return 0
+
+
+async def _start(gateway: Gateway, stop: asyncio.Event, say: Callable[[str], None]) -> int | None:
+    """None once it serves; else the exit code of a start that came to nothing."""
     try:
         repository = await gateway.load(reporter(stop, say))
         await asyncio.sleep(0)
@@ -56,16 +74,7 @@ async def serve(gateway: Gateway, say: Callable[[str], None]) -> int:
     except WHAT_STOPS_A_START as error:
         print(f"headrace: {error}", file=sys.stderr)
         return WRONG_START
-    calm_garbage_collection()
-    share_the_interpreter()
-    announce(gateway.addresses, gateway.serving.table.statuses, say)
-    await stop.wait()
-    say(STOPPING)
-    clean = await gateway.stop(force=force)
-    say(STOPPED[clean])
-    if not gateway.idle:
-        end_now(0)
-    return 0
+    return None
 
 
 def reporter(stop: asyncio.Event, say: Callable[[str], None]) -> Callable[[Progress], None]:

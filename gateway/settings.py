@@ -7,12 +7,13 @@ here may read a file or a variable. Units stand last in the names.
 from __future__ import annotations
 
 import os
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
 from foundation.store import StoreSettings
+from foundation.store_url import without_password
 from gateway.core.admission import AdmissionLimits
 
 Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
@@ -211,6 +212,16 @@ class FeatureSettings(msgspec.Struct, frozen=True):
     """Reads in a row that failed, or came too late, after which the store is not asked for …"""
     breaker_open_s: Annotated[float, Meta(ge=0.01, le=10)] = 1.0
     """… this long; doubled up to 10 s while it stays away."""
+    push: bool = False
+    """Whether callers of the data ports may push rows; where API keys are asked for, those that were granted it."""
+    max_push_rows: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    """Rows of one push."""
+    max_push_bytes: Bytes = 1024 * 1024
+    """Of one push, and of what a compressed one expands to; below what the port takes."""
+    max_pushes_in_flight: Count = 8
+    """Pushes that a worker has inside; one more is refused, and may come again."""
+    push_timeout_ms: Annotated[float, Meta(ge=10, le=60_000)] = 2000.0
+    """How long one push may take, its turn included."""
 
 
 class GatewaySettings(msgspec.Struct, frozen=True):
@@ -227,6 +238,13 @@ class GatewaySettings(msgspec.Struct, frozen=True):
     features: FeatureSettings = FeatureSettings()
     drain: DrainSettings = DrainSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """Plain values for ``/status``, without the store's password."""
+        found: dict[str, Any] = msgspec.to_builtins(self)
+        found["store"]["redis_url"] = without_password(self.store.redis_url)
+        return found
 
     @property
     def intra_op_threads(self) -> int:

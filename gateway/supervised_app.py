@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from foundation.store import Store, StoreError, open_store
+from foundation.store import Store, StoreError
 from gateway.edge import admin, tls
 from gateway.edge.access import open_access
 from gateway.edge.data_ports import (
@@ -23,6 +23,7 @@ from gateway.edge.data_ports import (
     give_back_paths,
 )
 from gateway.edge.listeners import claim_shared, listen
+from gateway.feature_serving import open_store_in_thread, row_source
 from gateway.messages import ModelStatus
 from gateway.settings import GatewaySettings
 from gateway.supervisor.seat import Listeners
@@ -46,7 +47,7 @@ class SupervisedGateway:
     async def start(self) -> list[ModelStatus]:
         """Everything up and serving; the index. Raises what stops a start: see ``several_processes``.
 
-        What is wrong with certificates, keys and the private store is found here, once, and not by every worker.
+        What is wrong with certificates, keys and the store is found here, once, and not by every worker.
         """
         settings, server = self._settings, self._settings.server
         check_grpcio(settings)
@@ -66,7 +67,10 @@ class SupervisedGateway:
         )
         await self._admin_server.start()  # who waits for the models may ask whether they are there
         if settings.features.manifest:
-            self._store = await asyncio.to_thread(open_store, settings.store, wait_for_data=False)
+            self._store = await open_store_in_thread(settings.store)
+            row_source(
+                settings.features, self._store
+            )  # the workers' to use; wrong words are told once
         watched = certificates if settings.tls.admin else None
         if watched is not None or self._store is not None:
             self._tending = asyncio.create_task(_tend(watched, self._store))

@@ -125,6 +125,10 @@ class Worker:
             return gateway.snapshot()
         if method == "ready":
             return gateway.info.ready()
+        if method == "features":
+            return await gateway.looking.features()
+        if method == "look_up":
+            return await gateway.looking.look_up(*value)
         return await self._repository(gateway, method, value)
 
     async def _repository(self, gateway: Gateway, method: str, value: Any) -> Any:

@@ -33,7 +33,7 @@ FoundT = TypeVar("FoundT")
 class KeyHolder:
     """One key as the fronts see it. It stays the same object while its entry keeps name and secret."""
 
-    __slots__ = ("_allowed", "_key", "_names", "active", "name", "quota")
+    __slots__ = ("_allowed", "_key", "_names", "_pushed", "active", "name", "quota")
 
     def __init__(self, key: ApiKey, limits: QuotaLimits, now: float) -> None:
         self.name = key.name
@@ -45,8 +45,8 @@ class KeyHolder:
         """The entry was written anew: other models, limits or expiry."""
         self._key = key
         self._names = ", ".join(key.models)
-        patterns = "|".join(fnmatch.translate(one) for one in key.models)
-        self._allowed = re.compile(patterns) if key.models else None
+        self._allowed = _any_of(key.models)
+        self._pushed = _any_of(key.push)
         self.quota.change(limits, now)
 
     @property
@@ -65,6 +65,16 @@ class KeyHolder:
             raise HeadraceError(
                 ErrorCode.PERMISSION_DENIED,
                 f"the key '{self.name}' is only for models {self._names}",
+            )
+
+    def allow_push(self, view: str) -> None:
+        """Raises PERMISSION_DENIED for a feature view that was not granted to the key, whether it exists or not."""
+        if self._pushed is None or self._pushed.fullmatch(view) is None:
+            granted = ", ".join(self._key.push) or "none"
+            raise HeadraceError(
+                ErrorCode.PERMISSION_DENIED,
+                f"the key '{self.name}' may not push rows of feature view '{view[:80]}' (granted: {granted}); "
+                "ask for a key made with --push",
             )
 
     def guard(self, find: Callable[[str, str], FoundT]) -> Callable[[str, str], FoundT]:
@@ -230,6 +240,11 @@ def open_access(settings: GatewaySettings) -> Access | None:
     """What the settings ask for; None when everybody may ask. Raises ``AccessError`` for an unusable keys file."""
     file = settings.access.api_keys_file
     return Access(Path(file), workers=settings.server.workers) if file else None
+
+
+def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str] | None:
+    """What fits one of the patterns; None when there is none."""
+    return re.compile("|".join(map(fnmatch.translate, patterns))) if patterns else None
 
 
 def _nothing() -> None:

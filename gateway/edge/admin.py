@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.edge import openapi
+from gateway.edge.feature_lookup import FeatureRoutes
 from gateway.edge.http_access import MutationsFromLoopbackOnly
 from gateway.edge.http_app import on_headrace_error, on_http_exception
 from gateway.edge.http_repository import RepositoryRoutes
@@ -49,6 +50,7 @@ def build(instance: Instance, version: str) -> Any:
             Route("/status", status, methods=["GET"]),
             Route("/v2/health/live", live, methods=["GET"]),
             Route("/v2/health/ready", ready, methods=["GET"]),
+            *FeatureRoutes(instance).routes(),
             *RepositoryRoutes(instance).routes(),
         ],
         exception_handlers={
@@ -64,6 +66,7 @@ PATHS = [
     "/status",
     "/metrics",
     "/openapi.json",
+    "/v2/features",
     "/v2/health/live",
     "/v2/health/ready",
     "/v2/models/stats",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.edge import grpc_health, grpc_wire
 from gateway.edge.access import KeyHolder
+from gateway.edge.feature_push import PushMethod
 from gateway.edge.grpc_methods import INFER_PATH, SERVICE, STREAM_PATH, Method
 from gateway.errors import HeadraceError
 from protos import inference
@@ -61,7 +62,9 @@ def holder_of(front: GrpcFront, path: bytes, headers: Mapping[bytes, bytes]) -> 
 
 
 def guarded(holder: KeyHolder, path: bytes, method: Method) -> Method:
-    """A unary method that is no prediction, for the models that the holder may ask."""
+    """A unary method that is no prediction, for the models that the holder may ask and the views granted to it."""
+    if isinstance(method, PushMethod):
+        return method.held_by(holder)
     if not holder.is_limited_to_models or path == FOR_EVERY_KEY:
         return method
 

@@ -13,11 +13,12 @@ from google.protobuf.message import DecodeError
 
 from gateway.edge.status import GRPC_STATUS
 from gateway.errors import ErrorCode, invalid
-from protos import health, inference, reflection, reflection_v1alpha
+from protos import headrace, health, inference, reflection, reflection_v1alpha
 from protos.loader import Language
 
 LANGUAGES: tuple[Language, ...] = (
     inference.LANGUAGE,
+    headrace.LANGUAGE,
     health.LANGUAGE,
     reflection.LANGUAGE,
     reflection_v1alpha.LANGUAGE,

@@ -31,6 +31,8 @@ READ_BY_POST = "/v2/repository/index"
 """The protocol asks for the index with POST; it changes nothing."""
 FOR_EVERY_KEY = "/v2"
 """What a key that is only for some models may ask besides them."""
+FEATURES = "/v2/features/"
+"""No models either: what a key may do there, the routes themselves ask its holder."""
 
 _MODEL_PATH = re.compile(
     r"/v2/(?:repository/)?models/([^/]+)(?:/versions/([^/]+))?(?P<infer>/infer)?"
@@ -83,7 +85,7 @@ class KeysRequired:
         holder: KeyHolder | None = None
         try:
             holder = self._access.holder(dict(scope["headers"]))
-            if scope["path"] != FOR_EVERY_KEY:
+            if scope["path"] != FOR_EVERY_KEY and not scope["path"].startswith(FEATURES):
                 holder.allow(named[1] if named and scope["path"] != ALL_STATISTICS else "")
         except HeadraceError as error:
             await _answer(send, self._refusal(named, holder, error))
@@ -104,6 +106,8 @@ class KeysRequired:
 class MutationsFromLoopbackOnly:
     """ASGI middleware of the admin port: while it asks for no tokens, only this machine may change anything.
 
+    Nor may others look features up: their values may be about persons.
+
     The connection's own address counts, never what a header says about it. Pages in the operator's browser may not
     send changes either: the browser tells in ``Origin`` where a page came from.
     """
@@ -113,7 +117,8 @@ class MutationsFromLoopbackOnly:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and not _only_reads(scope):
-            why = _why_not_here(scope)
+            what = "features are shown to" if _shows_features(scope) else "changes are taken from"
+            why = _why_not_here(scope, what)
             if why:
                 error = HeadraceError(ErrorCode.PERMISSION_DENIED, why)
                 await _answer(send, error_reply(error))
@@ -125,13 +130,17 @@ def _only_reads(scope: Any) -> bool:
     return scope["method"] in ("GET", "HEAD") or scope["path"] == READ_BY_POST
 
 
-def _why_not_here(scope: Any) -> str:
+def _shows_features(scope: Any) -> bool:
+    return bool(scope["path"].startswith(FEATURES))
+
+
+def _why_not_here(scope: Any, what: str) -> str:
     """Why a change may not come from this peer; empty when it may."""
     client, server = scope.get("client"), scope.get("server")
     # A socket of the file system has a path and no port; a TCP peer that is gone already has no address.
     if not (server and server[1] is None) and not (client and _is_loopback(client[0])):
         return (
-            "changes are taken from this machine only; run the command there, or reach this port through a tunnel, "
+            f"{what} this machine only; run the command there, or reach this port through a tunnel, "
             "for example: ssh -L 8002:127.0.0.1:8002 HOST"
         )
     headers = dict(scope["headers"])

@@ -21,8 +21,9 @@ from starlette.routing import Route
 from gateway.core.call import Call
 from gateway.core.quota import Quota
 from gateway.edge.call_traces import note_decoded
+from gateway.edge.feature_push import PushRoutes
 from gateway.edge.http_access import HOLDER, KeysRequired
-from gateway.edge.http_body import expand, read_body, too_large
+from gateway.edge.http_body import request_body
 from gateway.edge.http_front import HttpFront, Reply, error_reply
 from gateway.edge.http_repository import RepositoryRoutes
 from gateway.edge.infer_head import InferPlan, wanted_compression
@@ -30,7 +31,7 @@ from gateway.edge.json_codec import OutputEncoding, decode_infer
 from gateway.edge.server_info import ServerInfo
 from gateway.errors import CallCancelled, ErrorCode, HeadraceError, invalid
 from gateway.messages import Prediction, PredictRequest, Trace
-from gateway.ports import RepositoryControl
+from gateway.ports import FeaturePusher, RepositoryControl
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -112,7 +113,7 @@ class DataRoutes:
             if plan.holder is not None:
                 quota = plan.holder.enter(front.clock())
             front.catalog.find(model, version)  # an unknown model need not send its body
-            body = await self._body(request)
+            body = await request_body(request, front.limits.max_body_bytes, front.admission)
             received_s = front.clock()
             if front.traces is not None:
                 trace = front.begin_trace(plan, received_s)
@@ -140,15 +141,6 @@ class DataRoutes:
             front.traces.end(trace, reply.status)
         return _response(reply)
 
-    async def _body(self, request: Request) -> bytes:
-        limit_bytes = self._front.limits.max_body_bytes
-        declared = request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > limit_bytes:
-            raise too_large(limit_bytes)
-        body = await read_body(request.stream(), limit_bytes, self._front.admission)
-        encodings = request.headers.getlist("content-encoding")
-        return await expand(body, ",".join(encodings).strip().lower(), limit_bytes)
-
     async def _predict(
         self, request: Request, decoded: PredictRequest
     ) -> tuple[Prediction | None, BaseException | None]:
@@ -168,7 +160,7 @@ class DataRoutes:
             watch.cancel()
 
     def routes(self) -> list[Route]:
-        """Every path but the repository's."""
+        """Every path but the repository's and those of features."""
         model = "/v2/models/{model}"
         found: list[Route] = [
             Route("/v2", self.server_metadata, methods=["GET"]),
@@ -256,11 +248,19 @@ class ClosingWhenDraining:
         await self._app(scope, receive, send_closing)
 
 
-def build(front: HttpFront, info: ServerInfo, control: RepositoryControl) -> Any:
-    """The application."""
+def build(
+    front: HttpFront,
+    info: ServerInfo,
+    control: RepositoryControl,
+    pusher: FeaturePusher | None = None,
+) -> Any:
+    """The application. Without ``pusher`` it knows no features."""
+    # In this order: "stats" is no model.
+    routes = [*RepositoryRoutes(control).routes(), *DataRoutes(front, info).routes()]
+    if pusher is not None:
+        routes += PushRoutes(pusher, front).routes()
     app = Starlette(
-        # In this order: "stats" is no model.
-        routes=[*RepositoryRoutes(control).routes(), *DataRoutes(front, info).routes()],
+        routes=routes,
         exception_handlers={
             HTTPException: on_http_exception,
             HeadraceError: on_headrace_error,

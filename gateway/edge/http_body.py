@@ -10,6 +10,8 @@ import asyncio
 import zlib
 from collections.abc import AsyncIterator
 
+from starlette.requests import Request
+
 from gateway.core.admission import Admission
 from gateway.errors import ErrorCode, HeadraceError, invalid
 
@@ -22,6 +24,16 @@ INLINE_EXPANDED_BYTES = 1024 * 1024
 """So are smaller ones that expand beyond this: 64 KiB of zeros would hold the loop for a tenth of a second."""
 
 _WINDOW_BITS = {"gzip": 31, "deflate": 15}
+
+
+async def request_body(request: Request, limit_bytes: int, admission: Admission) -> bytes:
+    """The whole body of a request, expanded; TOO_LARGE as soon as that can be known."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit_bytes:
+        raise too_large(limit_bytes)
+    body = await read_body(request.stream(), limit_bytes, admission)
+    encodings = request.headers.getlist("content-encoding")
+    return await expand(body, ",".join(encodings).strip().lower(), limit_bytes)
 
 
 async def read_body(

@@ -29,7 +29,7 @@ class RepositoryRoutes:
         self._control = control
 
     async def index(self, request: Request) -> Response:
-        wanted = await _body(request)
+        wanted = await json_object(request)
         only_ready = wanted.get("ready", False)
         if not isinstance(only_ready, bool):
             raise invalid("'ready' must be true or false")
@@ -42,12 +42,12 @@ class RepositoryRoutes:
         )
 
     async def load(self, request: Request) -> Response:
-        refuse_load_parameters(_parameters(await _body(request)))
+        refuse_load_parameters(_parameters(await json_object(request)))
         await self._control.load(request.path_params["model"])
         return Response()
 
     async def unload(self, request: Request) -> Response:
-        refuse_unload_parameters(_parameters(await _body(request)))
+        refuse_unload_parameters(_parameters(await json_object(request)))
         await self._control.unload(request.path_params["model"])
         return Response()
 
@@ -68,12 +68,13 @@ class RepositoryRoutes:
         ]
 
 
-async def _body(request: Request) -> dict[str, Any]:
+async def json_object(request: Request, max_bytes: int = MAX_BODY_BYTES) -> dict[str, Any]:
+    """The body of a request that is no tensor: a small JSON object, or nothing."""
     body = b""
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise invalid(f"the body has more than {MAX_BODY_BYTES} bytes")
+        if len(body) > max_bytes:
+            raise invalid(f"the body has more than {max_bytes} bytes")
     if not body.strip():
         return {}
     try:

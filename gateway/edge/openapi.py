@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gateway.edge import openapi_features
 from gateway.edge.openapi_schemas import TEXT, Schema, listed, ref, schemas
 
 VERSION = "3.1.0"
@@ -21,7 +22,10 @@ _HEADER = "Inference-Header-Content-Length"
 RESPONSES: dict[str, tuple[int, str]] = {
     "BadRequest": (400, "The request can never work as it is: the sentence says what to change."),
     "Unauthenticated": (401, "This server asks for an API key, and this is none."),
-    "Forbidden": (403, "The key may not ask this model, or the repository is not under control."),
+    "Forbidden": (
+        403,
+        "The key may not ask this model or push this view, or what is asked for is switched off here.",
+    ),
     "NotFound": (404, "No such model, version or path."),
     "MethodNotAllowed": (405, "The path is known, the method is not; Allow says which are."),
     "TooSlow": (408, "Headers or body did not arrive in time; the connection closes."),
@@ -74,11 +78,13 @@ def document(version: str) -> dict[str, Any]:
             }
         ],
         "security": [{}, {"bearer": []}, {"apiKey": []}],
-        "tags": [{"name": name} for name in ("server", "models", "infer", "repository")],
-        "paths": _paths(),
+        "tags": [
+            {"name": name} for name in ("server", "models", "infer", "repository", "features")
+        ],
+        "paths": _paths() | openapi_features.paths(_errors),
         "components": {
-            "schemas": schemas(),
-            "parameters": _parameters(),
+            "schemas": schemas() | openapi_features.schemas(),
+            "parameters": _parameters() | openapi_features.parameters(),
             "responses": {name: _response(name) for name in RESPONSES},
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "description": "An API key."},
@@ -284,12 +290,13 @@ def _response(name: str) -> dict[str, Any]:
 
 
 def page(version: str) -> str:
-    """The paths for a person with a browser: the admin port's own, then those of the data port."""
+    """The paths for a person with a browser: links to the admin port's own, then everything that is described."""
     rows = [
-        f"<tr><td>{method.upper()}</td><td><code>{path}</code></td><td>{one['summary']}</td></tr>"
-        for path, methods in _paths().items()
+        f"<tr><td>{method.upper()}</td><td><code>{path}</code></td><td>{one['summary']}"
+        f"{' (this port)' if 'servers' in methods else ''}</td></tr>"
+        for path, methods in (_paths() | openapi_features.paths(_errors)).items()
         for method, one in methods.items()
-        if method != "parameters"
+        if method not in ("parameters", "servers")
     ]
     return _PAGE.format(version=version, rows="\n".join(rows))
 
@@ -299,7 +306,8 @@ _PAGE = """<!doctype html>
 <style>body{{font:16px/1.5 sans-serif;margin:2em auto;max-width:60em}}td{{padding:0 1em 0 0}}</style>
 <h1>Headrace {version}</h1>
 <p>This port: <a href="/status">status</a>, <a href="/metrics">metrics</a>,
-<a href="/v2/health/ready">ready</a>, <a href="/openapi.json">OpenAPI document</a></p>
+<a href="/v2/health/ready">ready</a>, <a href="/v2/features">features</a>,
+<a href="/openapi.json">OpenAPI document</a></p>
 <h2>The REST port</h2>
 <table>
 {rows}

@@ -19,8 +19,10 @@ Labels: TypeAlias = tuple[tuple[str, str], ...]
 SampleKey: TypeAlias = tuple[str, Labels]
 
 SUMMED = frozenset({"counter", "histogram"})
-ALL_MUST = frozenset({"headrace_model_ready"})
+ALL_MUST = frozenset({"headrace_model_ready", "headrace_feature_store_up"})
 """Gauges of which the instance has the least: ready is only what every worker serves."""
+ANY_MAY = frozenset({"headrace_feature_breaker_state"})
+"""Gauges of which the instance has the most: one worker in trouble is what has to be seen."""
 OF_THE_PROCESS = ("process_", "python_")
 """Metrics that mean nothing when they are added up: each worker's are shown under a label of its own."""
 
@@ -52,7 +54,8 @@ def merge_families(
 ) -> list[Family]:
     """Metrics of the instance, from (worker's name, its families); ``departed`` are last words of the dead.
 
-    Counters and histograms are added up over the living and the dead, gauges over the living.
+    Counters and histograms are added up over the living and the dead, gauges over the living,
+    but for those that are no amounts (``ALL_MUST``, ``ANY_MAY``).
     """
     merged: dict[str, tuple[Family, dict[SampleKey, float]]] = {}
     for worker, families in workers:
@@ -85,6 +88,8 @@ def _add(
             samples[key] = value
         elif family.name in ALL_MUST:
             samples[key] = min(samples[key], value)
+        elif family.name in ANY_MAY:
+            samples[key] = max(samples[key], value)
         else:
             samples[key] += value
 

@@ -7,6 +7,7 @@ it will catch up. It must never start or end a process: that is the supervisor's
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -190,6 +191,22 @@ class Spokesman:
             msgspec.convert(one, list[VersionStatistics], strict=False) for _, one in answers
         )
 
+    async def features(self) -> dict[str, Any]:
+        return await self._ask_any("features")
+
+    async def look_up(self, kind: str, name: str, asked: Any) -> dict[str, Any]:
+        return await self._ask_any("look_up", [kind, name, asked])
+
+    async def _ask_any(self, method: str, value: Any = None) -> dict[str, Any]:
+        """The answer of one worker, whichever: the first that gives one, an error of its own included."""
+        for seat in [seat for seat in self._seats if seat.serving]:
+            with contextlib.suppress(ChannelClosedError, TimeoutError):
+                found: dict[str, Any] = await seat.ask(method, value, timeout_s=LOOK_TIMEOUT_S)
+                return found
+        raise HeadraceError(
+            ErrorCode.NOT_READY, "no worker answers now; try again later", retry_after_s=1.0
+        )
+
     async def ready(self) -> tuple[bool, str]:
         if self.stopping:
             return False, "the server is shutting down"
@@ -274,7 +291,7 @@ class Spokesman:
                 }
                 for seat in self._seats
             ],
-            "settings": msgspec.to_builtins(self._settings),
+            "settings": self._settings.shown,
         }
 
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from schemathesis.specs.openapi import checks as openapi_checks
 
 from gateway.edge import openapi
-from tests.support import models
+from tests.support import feature_rows, models
+from tests.support.redis_servers import ValkeyServer
 from tests.support.server_process import ServerProcess
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
@@ -108,7 +109,12 @@ def test_examples_of_infer_work(server: ServerProcess, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [path for path, item in DOCUMENT["paths"].items() if "get" in item]
+    "path",
+    [
+        path
+        for path, item in DOCUMENT["paths"].items()
+        if "get" in item and "servers" not in item  # the admin port's: there are no features here
+    ],
 )
 def test_every_get_works_on_the_example_model(server: ServerProcess, path: str) -> None:
     status, fields, answer = asked(server, "GET", filled(path), b"", {})
@@ -133,6 +139,34 @@ def test_the_repository_under_control(tmp_path: Path) -> None:
                 assert 200 in ask_many(
                     server, operation.as_strategy(POSITIVE, path_parameters=path)
                 )
+
+
+@pytest.mark.parametrize("mode", [POSITIVE, NEGATIVE])
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if "/features" in name])
+def test_features_switched_on(
+    features_server: ServerProcess, name: str, mode: schemathesis.GenerationMode
+) -> None:
+    known = {"view": "profile", "service": "basket"}
+    named = {key: value for key, value in known.items() if f"{{{key}}}" in name}
+    if mode == POSITIVE or name.startswith("POST"):
+        operation = OPERATIONS[name]
+        strategy = operation.as_strategy(mode, path_parameters=named or None)
+        assert ask_many(features_server, st.one_of(strategy, operation.as_strategy(mode)))
+
+
+@pytest.fixture(scope="module")
+def features_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("described_features")
+    feature_rows.apply(folder / "features")
+    models.write_model(folder / "models", openapi.EXAMPLE_MODEL, models.identity())
+    with ValkeyServer() as store:
+        settings = {
+            "features.manifest": folder / "features",
+            "features.push": True,
+            "store.redis_url": store.url,
+        }
+        with ServerProcess(folder / "models", settings) as running:
+            yield running
 
 
 def cases(operation: Any, mode: schemathesis.GenerationMode) -> st.SearchStrategy[Any]:
@@ -192,7 +226,10 @@ def fitting() -> Any:
 
 def ask_many(server: ServerProcess, strategy: st.SearchStrategy[Any]) -> set[int]:
     """The statuses of the answers, which keep what the document says."""
-    address = "http://{}:{}".format(*server.http)
+    addresses = {
+        path: "http://{}:{}".format(*(server.admin if "servers" in item else server.http))
+        for path, item in DOCUMENT["paths"].items()
+    }
     statuses: set[int] = set()
 
     @settings(
@@ -204,7 +241,7 @@ def ask_many(server: ServerProcess, strategy: st.SearchStrategy[Any]) -> set[int
     )
     @given(case=strategy)
     def ask(case: Any) -> None:
-        response = case.call(base_url=address)
+        response = case.call(base_url=addresses[case.operation.path])
         statuses.add(response.status_code)
         assert response.status_code < 500 or response.status_code in TOLERATED, response.content
         case.validate_response(response, checks=CHECKS)

@@ -125,6 +125,7 @@ def test_grpcios_database_finds_everything(channel: grpc.Channel) -> None:
     database = ProtoReflectionDescriptorDatabase(channel)
     assert set(database.get_services()) == {
         INFERENCE,
+        "headrace.v1.FeatureService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",

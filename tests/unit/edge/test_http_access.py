@@ -68,6 +68,15 @@ def test_changes_from_elsewhere_are_refused(method: str, host: str) -> None:
     assert "tunnel" in why
 
 
+def test_features_are_looked_up_from_here_only() -> None:
+    path = "/v2/features/flights/lookup"
+    status, why = ask("POST", REMOTE, path=path)
+    assert status == 403
+    assert "features are shown to this machine only" in why
+    assert ask("POST", LOCAL, path=path)[0] == 200
+    assert ask("GET", REMOTE, path="/v2/features")[0] == 200
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1"])
 def test_changes_from_here_are_taken(host: str) -> None:
     assert ask("POST", (host, 1))[0] == 200

@@ -10,6 +10,8 @@ import pytest
 import starlette.routing
 
 from gateway.edge import openapi
+from gateway.edge.feature_lookup import FeatureRoutes
+from gateway.edge.feature_push import PushRoutes
 from gateway.edge.http_app import DataRoutes
 from gateway.edge.http_repository import RepositoryRoutes
 from gateway.edge.status import HTTP_STATUS
@@ -17,11 +19,14 @@ from gateway.edge.status import HTTP_STATUS
 DOCUMENT = openapi.document("1.2.3")
 ALWAYS = {405, 408, 431}
 """Can happen on every path, and stand among the components only."""
+BESIDES = {"parameters", "servers"}
+"""What stands beside methods under a path."""
 
 
 def served() -> set[tuple[str, str]]:
     # Listing them takes no front and no repository.
-    routes = object.__new__(DataRoutes).routes() + object.__new__(RepositoryRoutes).routes()
+    kinds: tuple[Any, ...] = (DataRoutes, RepositoryRoutes, PushRoutes, FeatureRoutes)
+    routes = [route for kind in kinds for route in object.__new__(kind).routes()]
     assert all(isinstance(route, starlette.routing.Route) for route in routes)
     return {
         (route.path, method.lower())
@@ -36,7 +41,7 @@ def described() -> set[tuple[str, str]]:
         (path, method)
         for path, methods in DOCUMENT["paths"].items()
         for method in methods
-        if method != "parameters"
+        if method not in BESIDES
     }
 
 
@@ -55,7 +60,7 @@ def references(part: Any) -> Iterator[str]:
 def operations() -> Iterator[tuple[str, dict[str, Any]]]:
     for path, methods in DOCUMENT["paths"].items():
         for method, operation in methods.items():
-            if method != "parameters":
+            if method not in BESIDES:
                 yield f"{method} {path}", operation
 
 
@@ -109,7 +114,14 @@ def test_examples_keep_their_own_schemas() -> None:
         name: jsonschema_rs.Draft202012Validator(
             {"$ref": f"#/components/schemas/{name}", "components": DOCUMENT["components"]}
         )
-        for name in ("InferRequest", "IndexRequest", "LoadRequest", "UnloadRequest")
+        for name in (
+            "InferRequest",
+            "IndexRequest",
+            "LoadRequest",
+            "UnloadRequest",
+            "FeaturePush",
+            "FeatureQuestion",
+        )
     }
     checked = 0
     for _, operation in operations():
@@ -120,7 +132,7 @@ def test_examples_keep_their_own_schemas() -> None:
         for example in body["examples"].values():
             validators[schema].validate(example["value"])
             checked += 1
-    assert checked == 5
+    assert checked == 8
 
 
 def test_it_is_plain_json_that_says_its_version() -> None:

@@ -61,6 +61,7 @@ def test_keys_differ() -> None:
         ("ok", {"max_concurrent_requests": 0}, "max_concurrent_requests"),
         ("ok", {"models": ("a b",)}, "models"),
         ("ok", {"models": ('"',)}, "models"),
+        ("ok", {"push": ("a b",)}, "push"),
         ("ok", {"expires": NOW}, "expired already"),
     ],
 )
@@ -128,6 +129,7 @@ FULL = {
     "burst_requests": 10,
     "max_concurrent_requests": 4,
     "models": ("fraud*", "[ab]?"),
+    "push": ("airport_*",),
     "expires": NOW + timedelta(days=30),
 }
 

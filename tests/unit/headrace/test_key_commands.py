@@ -142,3 +142,12 @@ def test_help_for_create_shows_what_to_try() -> None:
         "--expires",
     ):
         assert words in text
+
+
+def test_a_key_pushes_nothing_unless_it_says_so(nowhere: Path) -> None:
+    key("create", "plain", "--file", "k.toml")
+    made = key("create", "loader", "--file", "k.toml", "--push", "airport_*", "--push", "fares")
+    assert "pushes airport_*, fares" in made.stderr
+    plain, loader = read_keys(nowhere / "k.toml")
+    assert (plain.push, loader.push) == ((), ("airport_*", "fares"))
+    assert "pushes airport_*, fares" in key("list", "--file", "k.toml").stdout

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from protos import health, inference, reflection, reflection_v1alpha
+from protos import headrace, health, inference, reflection, reflection_v1alpha
 from protos.loader import Language
 from scripts.generate_protos import PROTOS, generate
 
@@ -19,7 +19,7 @@ def _generated() -> dict[str, bytes]:
     return generate()
 
 
-MODULES = [inference, health, reflection, reflection_v1alpha]
+MODULES = [inference, headrace, health, reflection, reflection_v1alpha]
 NAMES = [module.__name__.removeprefix("protos.") for module in MODULES]
 
 

@@ -57,6 +57,22 @@ def test_ready_is_what_every_worker_serves() -> None:
     assert value(merged, "headrace_model_ready", model="m") == 0
 
 
+def test_one_worker_in_trouble_is_seen() -> None:
+    def store_of(up: float, breaker: float) -> list[Family]:
+        return [
+            Family(name, "", "gauge", [(name, {}, number)])
+            for name, number in (
+                ("headrace_feature_store_up", up),
+                ("headrace_feature_breaker_state", breaker),
+            )
+        ]
+
+    workers = [store_of(1, 0), store_of(0, 2), store_of(1, 1)]
+    merged = merge_families([(str(seat), one) for seat, one in enumerate(workers)])
+    assert value(merged, "headrace_feature_store_up") == 0
+    assert value(merged, "headrace_feature_breaker_state") == 2
+
+
 def test_what_belongs_to_a_process_keeps_its_worker() -> None:
     merged = merge_families([("0", worker(0, 0, 1, 0)), ("1", worker(0, 0, 1, 0))])
     assert value(merged, "process_open_fds", worker="0") == 7

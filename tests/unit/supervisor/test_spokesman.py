@@ -214,3 +214,33 @@ def test_statistics_of_what_only_older_workers_know() -> None:
             await speak_for(younger).statistics("m", "")
 
     run(test)
+
+
+# ---- what one worker can say for all -------------------------------------------------------------
+
+
+def test_features_are_asked_of_the_first_worker_that_answers() -> None:
+    async def test() -> None:
+        gone, hanging = FakeSeat(0, look_up=ChannelClosedError()), FakeSeat(1)
+        answering = FakeSeat(2, look_up={"rows": 1}, features={"views": []})
+        speaker = speak_for(gone, hanging, answering)
+        assert await speaker.look_up("view", "v", {}) == {"rows": 1}
+        assert gone.asked == hanging.asked == answering.asked == ["look_up"]
+        assert await speak_for(answering, hanging).features() == {"views": []}
+        assert hanging.asked == ["look_up"]
+
+    run(test)
+
+
+def test_a_workers_own_refusal_of_a_lookup_is_the_answer() -> None:
+    async def test() -> None:
+        error = HeadraceError(ErrorCode.NOT_FOUND, "no feature view 'v'")
+        other = FakeSeat(1, look_up={})
+        with pytest.raises(HeadraceError, match="no feature view"):
+            await speak_for(FakeSeat(0, look_up=error), other).look_up("view", "v", {})
+        assert not other.asked
+        with pytest.raises(HeadraceError) as refused:
+            await speak_for(FakeSeat(0)).features()
+        assert refused.value.code is ErrorCode.NOT_READY
+
+    run(test)
