@@ -1,15 +1,15 @@
-"""The folder that a gateway serves, and ``features.json``, which tells a client what to send.
+"""The folder that a gateway serves, and ``description.json``, which says how good the model is and what made it.
 
 Decides what lies where under the model repository, and when a model on disk can be used again. It
-must never trust a half-written folder: ``features.json`` is written last and holds the digests of
+must never trust a half-written folder: ``description.json`` is written last and holds the digests of
 the other files.
 
 ```
 <models>/flights/1/model.onnx     what the gateway runs
 <models>/flights/1/lightgbm.txt   the same trees in LightGBM's own format, to compare with
 <models>/flights/2/…              the next version: other trees, same inputs and output
-<models>/flights/model.toml       how it batches, and that all versions are served
-<models>/flights/features.json    what the inputs mean, and how good each version is
+<models>/flights/model.toml       its feature service, how it batches, and that all versions are served
+<models>/flights/description.json its inputs, and how good each version is, month by month
 ```
 """
 
@@ -26,12 +26,17 @@ import lightgbm
 import msgspec
 import onnx
 
-from examples.flights.category_codes import CategoryCodes
-from examples.flights.features import FEATURES, GRID, PREDICTION_POINT
+from examples.flights.feature_tables import LEAD_MINUTES
+from examples.flights.inputs import SERVICE
 from examples.flights.tables import data_digest
 
 MODEL_NAME = "flights"
-MODEL_TOML = """\
+MODEL_TOML = f"""\
+[features]
+service = "{SERVICE}"
+lookup_budget_ms = 100        # a demo on a busy laptop; a caller's own deadline still counts
+max_defaulted_fraction = 0.9  # a night without flights is fine, an empty store is not
+
 [batching]
 max_batch_size = 64
 
@@ -39,17 +44,9 @@ max_batch_size = 64
 policy = "all"
 """
 
-_CODE = ("tables", "flight_log", "windows", "category_codes", "features", "trees", "onnx_export")
+_DATA_CODE = ("tables", "flight_log", "streams", "feature_tables", "definitions", "inputs")
+_MODEL_CODE = ("trees", "train", "onnx_export")
 _LIBRARIES = ("lightgbm", "onnx", "onnxmltools")
-
-
-class Column(msgspec.Struct, frozen=True):
-    """One column of the input. ``when_unknown`` stands for a missing value; null: never missing."""
-
-    name: str
-    unit: str
-    meaning: str
-    when_unknown: float | None
 
 
 class Month(msgspec.Struct, frozen=True):
@@ -66,8 +63,10 @@ class Month(msgspec.Struct, frozen=True):
 class Recipe(msgspec.Struct, frozen=True):
     """Everything that a model depends on: same recipe, same model."""
 
-    data_sha256: str
+    inputs_sha256: str
+    """Of the published tables, and of the code that makes inputs of them."""
     code_sha256: str
+    """Of what makes trees and graphs of those."""
     libraries: dict[str, str]
 
 
@@ -90,21 +89,25 @@ class Version(msgspec.Struct, frozen=True):
     parity: Parity
 
 
+class Baseline(msgspec.Struct, frozen=True):
+    """How good the first version is with the request and the weather alone."""
+
+    inputs: tuple[str, ...]
+    months: tuple[Month, ...]
+
+
 class Description(msgspec.Struct, frozen=True):
-    """The content of ``features.json``."""
+    """The content of ``description.json``."""
 
     predicts: str
     prediction_point: str
-    features: tuple[Column, ...]
-    grid: float
-    codes: dict[str, dict[str, int]]
+    feature_service: str
+    inputs: tuple[str, ...]
+    """Columns of the model's input; ``headrace features list`` and the definitions say what they are."""
     versions: tuple[Version, ...]
+    baseline: Baseline
     recipe: Recipe
     sha256: dict[str, str]
-
-    @property
-    def category_codes(self) -> CategoryCodes:
-        return CategoryCodes(self.codes)
 
 
 @dataclass(frozen=True)
@@ -134,10 +137,10 @@ class Bundle:
 
     @property
     def description(self) -> Path:
-        return self.folder / "features.json"
+        return self.folder / "description.json"
 
     def describe(self) -> Description:
-        """What ``features.json`` says. Raises ``OSError`` or ``msgspec.DecodeError``."""
+        """What ``description.json`` says. Raises ``OSError`` or ``msgspec.DecodeError``."""
         return msgspec.json.decode(self.description.read_bytes(), type=Description)
 
     def load_trees(self, version: int) -> lightgbm.Booster:
@@ -172,31 +175,33 @@ class Bundle:
 
 def current_recipe() -> Recipe:
     """The recipe of a model trained now. Raises ``DataMissingError``."""
-    sources = (Path(__file__).with_name(f"{name}.py").read_bytes() for name in _CODE)
     return Recipe(
-        data_sha256=data_digest(),
-        code_sha256=_sha256(b"".join(sources)),
+        inputs_sha256=_sha256(data_digest().encode() + _sources(_DATA_CODE)),
+        code_sha256=_sha256(_sources(_MODEL_CODE)),
         libraries={name: version(name) for name in _LIBRARIES},
     )
 
 
 def describe_model(
-    codes: CategoryCodes, versions: Sequence[Version], recipe: Recipe
+    inputs: Sequence[str], versions: Sequence[Version], baseline: Baseline, recipe: Recipe
 ) -> Description:
     """The description of a model, still without the digests of its files."""
     return Description(
         predicts="the probability of arriving 15 or more minutes late, if the flight arrives",
-        prediction_point=PREDICTION_POINT,
-        features=tuple(
-            Column(feature.name, feature.unit, feature.meaning, feature.when_unknown)
-            for feature in FEATURES
+        prediction_point=(
+            f"{LEAD_MINUTES} minutes before the scheduled departure; every input was known by then"
         ),
-        grid=1 / GRID,
-        codes={category: dict(names) for category, names in codes.codes.items()},
+        feature_service=SERVICE,
+        inputs=tuple(inputs),
         versions=tuple(versions),
+        baseline=baseline,
         recipe=recipe,
         sha256={},
     )
+
+
+def _sources(names: Sequence[str]) -> bytes:
+    return b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in names)
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -8,18 +8,27 @@ answers that were wrong: each function returns figures only if its claim holds, 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import numpy as np
 from tritonclient.utils import InferenceServerException
 
 from examples.flights.bundle import MODEL_NAME
-from examples.flights.callers import PATH, Caller, RestByHand, TritonGrpc, request_text
-from examples.flights.features import Rows
-from examples.flights.questions import Questions
+from examples.flights.callers import (
+    PATH,
+    Asked,
+    Caller,
+    RestByHand,
+    TritonGrpc,
+    request_text,
+    some_of,
+)
+from examples.flights.inputs import Rows
+from examples.flights.replay import push_body
 from examples.flights.stopwatch import time_calls
-from examples.flights.trees import auc
+from examples.flights.trees import Floats
 
 TOLERANCE = 1e-6
 """Largest accepted difference between an answer and LightGBM's probability."""
@@ -27,11 +36,12 @@ SINGLE_CALLS = 300
 BATCH_CALLS = 10
 BATCH_ROWS = 1_000
 """More than the model's largest batch, so that the gateway has to split."""
+UNKNOWN_PLANE = "N0NE"
 
-_JUDGED_PER_CALL = 500
 _WARMUP_CALLS = 20
 _LIMIT_S = 60.0
 _MISSPELT = "fligths"
+_LEFT_OUT = "tailnum"
 
 
 class WrongAnswerError(Exception):
@@ -54,15 +64,17 @@ class Front:
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """One version's served answers and LightGBM's own, on the same flights: AUC and mean chance to be late."""
+class Stranger:
+    """One flight with its own plane and with an unknown one.
 
-    version: int
-    flights: int
-    late_share: float
-    mean_chance: float
-    served_auc: float
-    lightgbm_auc: float
+    Chances with either; with the unknown one the status of each view, and the share of values that are defaults.
+    """
+
+    place: int
+    known: float
+    unknown: float
+    statuses: Mapping[str, str]
+    defaulted_fraction: float
 
 
 @dataclass(frozen=True)
@@ -74,19 +86,32 @@ class Refusal:
     message: str
 
 
-def measure_front(caller: Caller, questions: Questions) -> Front:
-    """Ask single rows and large calls; every answer must be LightGBM's."""
-    singles = [questions.rows[[one]] for one in range(SINGLE_CALLS)]
-    large = [questions.rows[:BATCH_ROWS]] * BATCH_CALLS
+def check_answers(what: str, answers: Rows, expected: Floats) -> float:
+    """The largest distance of ``answers`` from ``expected`` (LightGBM's on the training-set rows), [N] each."""
+    if answers.shape != expected.shape:
+        raise WrongAnswerError(f"{what} gives {answers.shape} answers for {expected.shape} flights")
+    apart = np.abs(answers - expected)
+    difference = float(apart.max())
+    if not difference <= TOLERANCE:
+        place = int(apart.argmax())
+        raise WrongAnswerError(
+            f"{what} answers {answers[place]:.6f} for flight {place}, offline it is {expected[place]:.6f}"
+        )
+    return difference
+
+
+def measure_front(caller: Caller, asked: Asked, expected: Floats) -> Front:
+    """Ask single rows and large calls; every answer must be LightGBM's for the offline row."""
+    size = len(expected)
+    one_by_one = np.arange(SINGLE_CALLS) % size
+    many = np.arange(BATCH_ROWS) % size
+    singles = [some_of(asked, [one]) for one in one_by_one]
+    large = [some_of(asked, many)] * BATCH_CALLS
     single = time_calls(caller.ask, singles, warmup=_WARMUP_CALLS, limit_s=_LIMIT_S)
     batch = time_calls(caller.ask, large, warmup=1, limit_s=_LIMIT_S)
     answers = np.concatenate([single.answers, batch.answers])
-    expected = np.concatenate(
-        [questions.expected[:SINGLE_CALLS], np.tile(questions.expected[:BATCH_ROWS], BATCH_CALLS)]
-    )
-    difference = float(np.abs(answers - expected).max())
-    if not difference <= TOLERANCE:
-        raise WrongAnswerError(f"{caller.name} answers {difference:.1e} beside LightGBM")
+    wanted = expected[np.concatenate([one_by_one, np.tile(many, BATCH_CALLS)])]
+    difference = check_answers(caller.name, answers, wanted)
     return Front(caller.name, single.p50_ms, single.p99_ms, batch.p50_ms, difference, answers)
 
 
@@ -99,58 +124,74 @@ def check_agreement(fronts: list[Front]) -> float:
     return apart
 
 
-def check_versions(caller: TritonGrpc, questions: Questions) -> tuple[Judgement, ...]:
-    """Ask each version by its number about all flights and compare with what became of them.
-
-    A call that names none must be answered by the newest.
-    """
-    judgements, answers = [], questions.rows[:0, 0]
-    for version in sorted(questions.by_version):
-        answers = _all_answers(caller, questions, str(version))
-        expected = questions.by_version[version]
-        difference = float(np.abs(answers - expected).max())
-        if not difference <= TOLERANCE:
-            raise WrongAnswerError(f"version {version} answers {difference:.1e} beside LightGBM")
-        judgements.append(
-            Judgement(
-                version=version,
-                flights=len(answers),
-                late_share=float(questions.late.mean()),
-                mean_chance=float(answers.mean(dtype=np.float64)),
-                served_auc=auc(questions.late, answers),
-                lightgbm_auc=auc(questions.late, expected),
-            )
-        )
-    if not np.array_equal(_all_answers(caller, questions, ""), answers):
+def check_versions(
+    caller: TritonGrpc, asked: Asked, by_version: Mapping[int, Floats]
+) -> dict[int, float]:
+    """Ask each version by its number; its mean chance. A call that names none must be answered by the newest."""
+    means = {}
+    for version in sorted(by_version):
+        answers = caller.ask(asked, version=str(version))
+        check_answers(f"version {version}", answers, by_version[version])
+        means[version] = float(answers.mean(dtype=np.float64))
+    newest = max(by_version)
+    if not np.array_equal(caller.ask(asked), caller.ask(asked, version=str(newest))):
         raise WrongAnswerError("a call that names no version is not answered by the newest")
-    return tuple(judgements)
+    return means
 
 
-def _all_answers(caller: TritonGrpc, questions: Questions, version: str) -> Rows:
-    ends = range(_JUDGED_PER_CALL, len(questions.rows), _JUDGED_PER_CALL)
-    ask = partial(caller.ask, version=version)
-    chunks = np.split(questions.rows, ends)
-    return time_calls(ask, chunks, warmup=0, limit_s=_LIMIT_S).answers
+def push(rest: RestByHand, view: str, rows: list[Mapping[str, Any]]) -> int:
+    """Push rows over REST; how many the store took. Rows of a moment that had not come before are all newer."""
+    outcome = rest.answer(f"/v2/features/{view}/push", push_body(rows))
+    taken = sum(int(outcome.get(name, 0)) for name in ("created", "newer", "rewritten"))
+    if taken != len(rows):
+        raise WrongAnswerError(
+            f"{len(rows)} rows of {view} were pushed, and the store took {outcome}"
+        )
+    return taken
 
 
-def check_refusals(rest: RestByHand, grpc: TritonGrpc, rows: Rows) -> tuple[Refusal, ...]:
+def check_stranger(rest: RestByHand, asked: Asked, expected: Floats) -> Stranger:
+    """The flight whose chance an unknown plane changes most.
+
+    With the unknown plane both views of the plane must be MISSING; the answer must still come.
+    """
+    tails = np.full_like(asked[_LEFT_OUT], UNKNOWN_PLANE.encode())
+    told = rest.ask_with_status({**asked, _LEFT_OUT: tails})
+    place = int(np.argmax(np.abs(told.chances - expected)))
+    one = rest.ask_with_status(some_of({**asked, _LEFT_OUT: tails}, [place]))
+    statuses = {view: next(iter(seen["status"])) for view, seen in one.report["views"].items()}
+    missing = [view for view in ("plane", "plane_last_leg") if statuses.get(view) != "MISSING"]
+    if missing:
+        raise WrongAnswerError(f"plane {UNKNOWN_PLANE} is unknown, but {missing} says {statuses}")
+    return Stranger(
+        place,
+        float(expected[place]),
+        float(one.chances[0]),
+        statuses,
+        float(one.report["defaulted_fraction"]),
+    )
+
+
+def check_refusals(rest: RestByHand, grpc: TritonGrpc, asked: Asked) -> tuple[Refusal, ...]:
     """Two mistakes that people make. Each must be refused, with a reason that names it."""
-    return (_too_few_columns(rest, rows[:1, :-1]), _unknown_model(grpc, rows[:1]))
+    one = some_of(asked, [0])
+    return (_key_left_out(rest, one), _unknown_model(grpc, one))
 
 
-def _too_few_columns(rest: RestByHand, rows: Rows) -> Refusal:
-    status, text = rest.post(PATH, request_text(rows))
-    what = f"{rows.shape[1]} values for a flight instead of {rows.shape[1] + 1}, over REST"
+def _key_left_out(rest: RestByHand, asked: Asked) -> Refusal:
+    rest_of_it = {name: values for name, values in asked.items() if name != _LEFT_OUT}
+    status, text = rest.post(PATH, request_text(rest_of_it))
+    what = f"a flight without its {_LEFT_OUT}, over REST"
     message = _error_of(text)
-    if status != 400 or str(rows.shape[1]) not in message:
+    if status != 400 or _LEFT_OUT not in message:
         raise WrongAnswerError(f"{what}: HTTP {status}, {text[:500]}")
     return Refusal(what, f"HTTP {status}", message)
 
 
-def _unknown_model(grpc: TritonGrpc, rows: Rows) -> Refusal:
+def _unknown_model(grpc: TritonGrpc, asked: Asked) -> Refusal:
     what = f"a model called {_MISSPELT!r} instead of {MODEL_NAME!r}, over gRPC"
     try:
-        grpc.ask(rows, model=_MISSPELT)
+        grpc.ask(asked, model=_MISSPELT)
     except InferenceServerException as error:
         status, message = str(error.status()), str(error.message())
     else:

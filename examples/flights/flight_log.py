@@ -3,7 +3,7 @@
 Decides how local clock times become moments, which is where a flight table is usually got wrong:
 departures are printed in New York time, arrivals in the time of the destination, and delays may
 cross midnight or the change to summer time. It must never decide what a model may know;
-``features`` does that.
+``feature_tables`` does that.
 
 Flights that never departed were cancelled. They stay in the log, because at their scheduled time
 nobody can see that they will not come, but they have no outcome to learn from. The same holds for

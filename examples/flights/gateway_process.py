@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 _ADDRESS = re.compile(r"^(http|grpc|admin)\s+(?:http://)?([\d.]+):(\d+)")
 _EVERYWHERE = "0.0.0.0"  # noqa: S104 - compared with what the gateway prints, never bound
@@ -100,14 +101,22 @@ class GatewayProcess:
 
 
 @contextmanager
-def running(command: Sequence[str]) -> Iterator[GatewayProcess]:
+def running(
+    command: Sequence[str],
+    *,
+    folder: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[GatewayProcess]:
     """Run ``command`` as a gateway; whatever happens, it is gone afterwards.
 
-    Raises ``GatewayError`` if it cannot be started.
+    ``folder`` and ``environment`` are this process's own where nothing is said. Raises ``GatewayError`` if it
+    cannot be started.
     """
     try:
         child = subprocess.Popen(
             command,
+            cwd=folder,
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

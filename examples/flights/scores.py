@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
-import lightgbm
 import numpy as np
 import pandas as pd
 
@@ -19,7 +18,7 @@ from examples.flights.feature_tables import KNOWN_AT, feature_tables, questions
 from examples.flights.flight_log import Flags, Ints, read_flight_log
 from examples.flights.steps import step
 from examples.flights.tables import DataMissingError, read_tables
-from examples.flights.trees import PARAMETERS, auc_by_month
+from examples.flights.trees import auc_by_month, fit, probabilities
 from featurecache.definitions import Feature, FeatureService, FeatureView, Input, OnDemand
 
 LEARNT = (1, 2, 3)
@@ -93,11 +92,10 @@ def _plain(values: pd.Series) -> pd.Series:
 def scores(inputs: pd.DataFrame, late: Flags, month: Ints) -> dict[int, float]:
     """AUC of each month, of trees that saw only ``LEARNT``; ``late`` and ``month`` are [N]."""
     learn = np.isin(month, LEARNT)
-    parameters = {**PARAMETERS, "num_leaves": _LEAVES}
+    names = [one.replace(".", "__") for one in inputs]
     rows = inputs.to_numpy()
-    data = lightgbm.Dataset(rows[learn], late[learn].astype(np.int8), params=parameters)
-    trees = lightgbm.train(parameters, data, num_boost_round=_TREES)
-    return auc_by_month(month, late, np.asarray(trees.predict(rows, num_threads=1)))
+    trees = fit(names, rows[learn], late[learn], _TREES, _LEAVES)
+    return auc_by_month(month, late, probabilities(trees, rows))
 
 
 def _columns(inputs: pd.DataFrame, views: Sequence[str]) -> pd.DataFrame:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
-from examples.flights.features import Rows
+from examples.flights.inputs import Rows
+
+Asked = TypeVar("Asked")
 
 
 class TooSlowError(Exception):
@@ -29,19 +32,19 @@ class Timing:
 
 
 def time_calls(
-    ask: Callable[[Rows], Rows], questions: Sequence[Rows], *, warmup: int, limit_s: float
+    ask: Callable[[Asked], Rows], questions: Sequence[Asked], *, warmup: int, limit_s: float
 ) -> Timing:
     """Ask the first ``warmup`` questions untimed, then all, timed. Raises ``TooSlowError``."""
     until = time.monotonic() + limit_s
-    for rows in questions[:warmup]:
-        ask(rows)
+    for question in questions[:warmup]:
+        ask(question)
     seconds: list[float] = []
     answers: list[Rows] = []
-    for rows in questions:
+    for question in questions:
         if time.monotonic() > until:
             raise TooSlowError(f"{len(seconds)} of {len(questions)} calls in {limit_s:.0f} s")
         started = time.perf_counter()
-        answers.append(ask(rows))
+        answers.append(ask(question))
         seconds.append(time.perf_counter() - started)
     p50, p99 = np.percentile(seconds, [50, 99]) * 1000
     return Timing(float(p50), float(p99), np.concatenate(answers))

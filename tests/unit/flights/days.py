@@ -6,20 +6,20 @@ import dataclasses
 
 import numpy as np
 
-from examples.flights.category_codes import CategoryCodes, fit_codes
-from examples.flights.features import CATEGORIES, Rows, feature_rows
+from examples.flights import definitions
+from examples.flights.feature_tables import feature_tables, questions
 from examples.flights.flight_log import FlightLog, read_flight_log
+from examples.flights.inputs import TrainingSet
+from examples.flights.scores import join
 from examples.flights.tables import Tables
 
 
 @dataclasses.dataclass(frozen=True)
 class Days:
-    """The tables of these days, their log, codes for all names in them, and their inputs."""
+    """The tables of these days, and their log."""
 
     tables: Tables
     log: FlightLog
-    codes: CategoryCodes
-    rows: Rows
 
 
 def cut(year: Tables, month: int, first: int, last: int) -> Days:
@@ -29,7 +29,16 @@ def cut(year: Tables, month: int, first: int, last: int) -> Days:
         for table in (year.flights, year.weather)
     )
     tables = dataclasses.replace(year, flights=flights, weather=weather)
-    log = read_flight_log(tables)
-    everyone = np.ones(len(log), dtype=np.bool_)
-    codes = fit_codes({name: getattr(log, name) for name in CATEGORIES}, everyone)
-    return Days(tables, log, codes, feature_rows(tables, log, codes))
+    return Days(tables, read_flight_log(tables))
+
+
+def training_set(days: Days) -> TrainingSet:
+    """The inputs of all flights that are asked about, by pandas' join."""
+    asked = questions(days.log)
+    inputs = join(definitions.flights, dict(feature_tables(days.tables)), asked)
+    return TrainingSet(
+        tuple(name.replace(".", "__") for name in inputs),
+        inputs.to_numpy(np.float32),
+        asked["late"].to_numpy(),
+        asked["month"].to_numpy(np.int64),
+    )

@@ -11,26 +11,20 @@ from examples.flights.tables import Tables
 from tests.unit.flights.days import Days
 
 
-def with_another_future(
-    days: Days, now: int, dice: np.random.Generator, *, own: int | None = None
-) -> Tables:
-    """The same world up to the UTC minute ``now``, and another one from then on.
-
-    All that becomes of the flight ``own`` is invented as well.
-    """
+def with_another_future(days: Days, now: int, dice: np.random.Generator) -> Tables:
+    """The same world up to the UTC minute ``now``, and another one from then on."""
     log, size = days.log, len(days.log)
-    itself = np.arange(size) == own
     flights = days.tables.flights.copy()
 
     # What had not departed departs at another minute that is still to come, or never.
-    to_depart = (log.departed >= now) | itself
+    to_depart = log.departed >= now
     departures = (now + dice.integers(0, 600, size) - log.scheduled).astype(np.float64)
     departures[dice.random(size) < 0.2] = np.nan
     flights["dep_delay"] = np.where(to_depart, departures, flights["dep_delay"])
 
     # What had not landed lands at another minute that is still to come, or never; some that never
     # landed do so in the end.
-    to_land = (log.landed >= now) | itself
+    to_land = log.landed >= now
     landings = now + dice.integers(0, 900, size) - log.landed + log.arrival_delay
     landings = np.where(log.has_outcome, landings, 5_000).astype(np.float64)
     landings[dice.random(size) < 0.2] = np.nan
