@@ -13,11 +13,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from featurecache.codec import RowTable
 from featurecache.columns import ColumnType, Values
 from featurecache.errors import DefinitionError
 from featurecache.manifest import FeatureRef
 from featurecache.schema import RowSchema
-from featurecache.view_use import ViewRead
 
 Tensor = npt.NDArray[Any]
 
@@ -103,7 +103,7 @@ class TensorPlan:
         self._named = [(_name(one.ref), one.start, one.stop) for one in features if one.use < 0]
 
     def build(
-        self, rows: int, reads: Sequence[ViewRead], named: Mapping[tuple[str, str], Values]
+        self, rows: int, tables: Sequence[RowTable], named: Mapping[tuple[str, str], Values]
     ) -> Tensor:
         """The tensor: ``(rows, width)``, or ``(rows,)`` for a model that wants it flat; C-contiguous.
 
@@ -112,24 +112,24 @@ class TensorPlan:
         out = np.empty((rows, self._width), self._dtype)
         if self._may_overflow:  # to an infinity, as the model would see it anyway
             with np.errstate(over="ignore"):
-                self._fill(out, rows, reads, named)
+                self._fill(out, rows, tables, named)
         else:
-            self._fill(out, rows, reads, named)
+            self._fill(out, rows, tables, named)
         return out.reshape(rows) if self._is_flat else out
 
     def _fill(
         self,
         out: Tensor,
         rows: int,
-        reads: Sequence[ViewRead],
+        tables: Sequence[RowTable],
         named: Mapping[tuple[str, str], Values],
     ) -> None:
         for block in self._blocks:
-            out[block.target] = reads[block.use].table.matrix(block.code)[block.source]
+            out[block.target] = tables[block.use].matrix(block.code)[block.source]
         for name, start, stop in self._named:
             out[:, start:stop] = named[name].reshape(rows, stop - start)
         for one in self._strings:
-            out[:, one.start] = reads[one.use].table.column(one.ref.column)
+            out[:, one.start] = tables[one.use].column(one.ref.column)
 
 
 def _blocks(features: Sequence[PlacedFeature], schemas: Sequence[RowSchema]) -> list[_Block]:

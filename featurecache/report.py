@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from featurecache.resolve import Filled, ServicePlan
+from featurecache.resolve import Completed, ServicePlan
 from featurecache.status import Status
 
 MAX_LISTED_ROWS = 1000
@@ -35,21 +35,23 @@ class FeatureReport(msgspec.Struct):
     views: dict[str, ViewReport]
 
 
-def report(plan: ServicePlan, filled: Filled, now_us: int) -> str:
+def report(plan: ServicePlan, completed: Completed, now_us: int) -> str:
     """JSON: statuses, ages (seconds at ``now_us``) and nulls of each view of a completed request."""
     views: dict[str, ViewReport] = {}
-    for use, read in zip(plan.uses, filled.reads, strict=True):
-        statuses = read.statuses if read.statuses is not None else np.zeros(filled.rows, np.uint8)
+    for use, view in zip(plan.uses, completed.views, strict=True):
+        table = use.table(view.rows)
+        given = view.statuses
+        statuses = given if given is not None else np.zeros(completed.rows, np.uint8)
         counts = np.bincount(statuses, minlength=len(Status)).tolist()
         # Defaults stand in rows that no writer ever made: both of their times are 0.
-        event_us = read.table.event_us
-        written_us = event_us[(event_us != 0) | (read.table.write_us != 0)]
-        nulls = {name: int(read.table.nulls(name).sum()) for name in use.columns}
+        event_us = table.event_us
+        written_us = event_us[(event_us != 0) | (table.write_us != 0)]
+        nulls = {name: int(table.nulls(name).sum()) for name in use.columns}
         views[use.title] = ViewReport(
             {status.name: counts[status] for status in Status if counts[status]},
             round(max(0, now_us - int(written_us.min())) / 1e6, 6) if len(written_us) else None,
             [Status(one).name for one in statuses[:MAX_LISTED_ROWS]] if statuses.any() else [],
             {name: count for name, count in nulls.items() if count},
         )
-    fraction = round(filled.defaulted_fraction, 6)
+    fraction = round(completed.defaulted_fraction, 6)
     return msgspec.json.encode(FeatureReport(fraction, views)).decode()

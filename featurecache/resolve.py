@@ -1,8 +1,8 @@
 """What a caller sent and what the store had, made into a model's inputs.
 
 Decides which rows a request needs and in which order everything is put together; ``view_use.py`` decides what an
-unusable row becomes, ``assembly.py`` where each value goes. Python's cost is per view, never per value. It must
-never wait, nor ask a store: ``lookup.py`` does.
+unusable row becomes, ``assembly.py`` where each value goes. A request is judged by itself and carries its rows into
+its batch; there the values of all of them are moved at once. It must never wait, nor ask a store: ``lookup.py`` does.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from featurecache.assembly import ModelInput, Tensor
+from featurecache.codec import RowTable
 from featurecache.columns import ColumnType, Values, parse_type
 from featurecache.compiling import key_types, needed_refs
 from featurecache.errors import DefinitionError, RowError
@@ -29,7 +30,7 @@ from featurecache.planning import (
     tensor_plans,
     view_uses,
 )
-from featurecache.view_use import ViewRead
+from featurecache.view_use import Usable
 
 MAX_ROWS = 10_000
 """Of one request; each of them is a row of the store per view."""
@@ -57,15 +58,14 @@ class Wanted(msgspec.Struct):
     gaps: dict[int, list[int]]
     """By use: rows of the request that name no entity."""
     keys: dict[str, Values]
-    """The join keys, one value per row, for those that are features themselves."""
+    """Join keys that are features themselves and came beside the tensors: ``(rows, 1)``."""
 
 
-class Filled(msgspec.Struct):
-    """A request, completed."""
+class Completed(msgspec.Struct):
+    """The rows of one request, each of them fit for the model."""
 
-    tensors: tuple[Tensor, ...]
-    """In the model's order."""
-    reads: list[ViewRead]
+    views: list[Usable]
+    """In the order of the plan's uses."""
     rows: int
     defaulted_values: int
     """Values of views that stand in for what could not be had; nulls, which were written as such, do not count."""
@@ -78,17 +78,23 @@ class Filled(msgspec.Struct):
         return self.defaulted_values / self.values if self.values else 0.0
 
 
+class Filled(Completed):
+    """The same, and the model's inputs."""
+
+    tensors: tuple[Tensor, ...]
+    """In the model's order."""
+
+
 class ServicePlan:
     """A feature service, made ready for one model."""
 
     __slots__ = (
+        "_carried_keys",
         "_computed",
         "_functions",
-        "_has_named",
-        "_key_features",
         "_key_types",
         "_keys",
-        "_request_inputs",
+        "_named_inputs",
         "_row_values",
         "_use_numbers",
         "_values",
@@ -121,13 +127,12 @@ class ServicePlan:
         self._functions = functions
         if self._computed and functions is None:
             raise DefinitionError(f"on-demand feature '{self._computed[0].name}' needs its code")
-        self._key_features = frozenset(ref.name for ref in refs if ref.kind == "key")
         sources = key_origins(types, key_sources)
         self.parameters = tuple(one.name for one in sources.values() if one.kind == "parameter")
         self.headers = tuple(one.name.lower() for one in sources.values() if one.kind == "header")
-        self._request_inputs = list(dict.fromkeys(ref.name for ref in refs if ref.kind == "input"))
+        inputs = list(dict.fromkeys(ref.name for ref in refs if ref.kind == "input"))
         self._vector_inputs = frozenset(
-            name for name in self._request_inputs if manifest.input(name).parsed.length
+            name for name in inputs if manifest.input(name).parsed.length
         )
         self.client_inputs = client_inputs(
             model_inputs,
@@ -136,7 +141,7 @@ class ServicePlan:
                 for key, source in sources.items()
                 if source.kind == "input"
             ],
-            [(name, manifest.input(name).parsed) for name in self._request_inputs],
+            [(name, manifest.input(name).parsed) for name in inputs],
         )
         self._keys = key_places(sources)
         self.tensors = tensor_plans(
@@ -144,7 +149,17 @@ class ServicePlan:
         )
         self._row_values = [len(use.columns) for use in self.uses]
         self._values = sum(self._row_values)
-        self._has_named = bool(self._request_inputs or self._key_features or self._computed)
+        features = {ref.name for ref in refs if ref.kind == "key"}
+        self._carried_keys = [
+            key for key, _, kind in self._keys if key in features and kind != "input"
+        ]
+        """Keys that are features and come beside the tensors."""
+        first = len(self.client_inputs) - len(inputs)
+        self._named_inputs = [
+            (("key", key), place)
+            for key, place, kind in self._keys
+            if key in features and kind == "input"
+        ] + [(("input", name), place) for place, name in enumerate(inputs, first)]
 
     # -- before the lookup ----------------------------------------------------------------------------
 
@@ -163,16 +178,13 @@ class ServicePlan:
         keys: dict[str, Values] = {}
         for key, place, kind in self._keys:
             if kind == "input":
-                column = inputs[place].reshape(rows)
-                ids[key] = _parts(key, column.tolist())
-                if key in self._key_features:
-                    keys[key] = column
+                ids[key] = _parts(key, inputs[place].reshape(rows).tolist())
             else:
                 type_ = self._key_types[key]
                 value = context[place if kind == "parameter" else place + len(self.parameters)]
                 constant = _typed(key, type_, value)
                 ids[key] = list(_parts(key, [constant])) * rows
-                if key in self._key_features:
+                if key in self._carried_keys:
                     keys[key] = _constant(key, type_, constant, rows)
         gaps: dict[int, list[int]] = {}
         views = []
@@ -188,29 +200,23 @@ class ServicePlan:
 
     # -- behind it ------------------------------------------------------------------------------------
 
-    def fill(self, inputs: Sequence[Tensor], wanted: Wanted, found: Lookup, now_us: int) -> Filled:
-        """The model's inputs. ``now_us``: µs since 1970, by which rows have their age.
+    def complete(self, wanted: Wanted, found: Lookup, now_us: int) -> Completed:
+        """The rows that one request goes on with. ``now_us``: µs since 1970, by which rows have their age.
 
-        Raises ``UnfillableError`` where nothing may stand in for a value, ``FeatureError`` when an on-demand function
-        fails.
+        Raises ``UnfillableError`` where nothing may stand in for a value.
         """
-        rows = wanted.rows
         if len(self.uses) == 1 and not wanted.gaps:
-            reads = [self.uses[0].read(found.rows, found.aged, now_us)]
+            views = [self.uses[0].usable(found.rows, found.aged, now_us)]
         else:
-            reads = self._read_each(wanted, found, now_us)
+            views = self._usable_each(wanted, found, now_us)
         defaulted = 0
-        for read, values in zip(reads, self._row_values, strict=True):
-            if read.defaulted_rows:
-                defaulted += read.defaulted_rows * values
-        named = self._named(inputs, wanted.keys) if self._has_named else {}
-        for spec in self._computed:
-            self._compute(spec, reads, named)
-        tensors = tuple([plan.build(rows, reads, named) for plan in self.tensors])
-        return Filled(tensors, reads, rows, defaulted, rows * self._values)
+        for view, values in zip(views, self._row_values, strict=True):
+            if view.defaulted_rows:
+                defaulted += view.defaulted_rows * values
+        return Completed(views, wanted.rows, defaulted, wanted.rows * self._values)
 
-    def _read_each(self, wanted: Wanted, found: Lookup, now_us: int) -> list[ViewRead]:
-        reads: list[ViewRead] = []
+    def _usable_each(self, wanted: Wanted, found: Lookup, now_us: int) -> list[Usable]:
+        views: list[Usable] = []
         start = 0
         for number, use in enumerate(self.uses):
             end = start + len(wanted.views[number].keys)
@@ -220,37 +226,67 @@ class ServicePlan:
             missing = wanted.gaps.get(number)
             if missing:
                 mine, aged = _with_gaps(mine, aged, missing, wanted.rows)
-            reads.append(use.read(mine, aged, now_us))
-        return reads
+            views.append(use.usable(mine, aged, now_us))
+        return views
 
-    def _named(
-        self, inputs: Sequence[Tensor], keys: Mapping[str, Values]
-    ) -> dict[tuple[str, str], Values]:
+    def carried(
+        self, inputs: Sequence[Tensor], wanted: Wanted, completed: Completed
+    ) -> tuple[Tensor, ...]:
+        """What a request takes along into its batch: the client's inputs, its rows, and keys that came beside them.
+
+        All of them ``(rows, n)``, so that many requests can be joined and cut like any tensors.
+        """
+        rows = np.empty((completed.rows, len(self.uses)), np.object_)
+        for number, view in enumerate(completed.views):
+            rows[:, number] = view.rows
+        return (*inputs, rows, *(wanted.keys[key] for key in self._carried_keys))
+
+    # -- in the batch ---------------------------------------------------------------------------------
+
+    def build(self, carried: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The model's inputs for what one request carried, or many, joined.
+
+        Raises ``FeatureError`` when an on-demand function fails.
+        """
+        place = len(self.client_inputs)
+        matrix = carried[place]
+        rows = len(matrix)
+        tables = [use.table(matrix[:, number].tolist()) for number, use in enumerate(self.uses)]
         named: dict[tuple[str, str], Values] = {}
-        first = len(self.client_inputs) - len(self._request_inputs)
-        for i, name in enumerate(self._request_inputs, first):
-            named["input", name] = inputs[i]
-        for key, column in keys.items():
-            named["key", key] = column
-        return named
+        for name, number in self._named_inputs:
+            named[name] = carried[number]
+        for i, key in enumerate(self._carried_keys, place + 1):
+            named["key", key] = carried[i]
+        for spec in self._computed:
+            self._compute(spec, tables, named)
+        return tuple([plan.build(rows, tables, named) for plan in self.tensors])
+
+    def fill(self, inputs: Sequence[Tensor], wanted: Wanted, found: Lookup, now_us: int) -> Filled:
+        """All of it at once, for one request outside of any batch."""
+        done = self.complete(wanted, found, now_us)
+        tensors = self.build(self.carried(inputs, wanted, done))
+        return Filled(done.views, done.rows, done.defaulted_values, done.values, tensors)
 
     def _compute(
         self,
         spec: OnDemandSpec,
-        reads: Sequence[ViewRead],
+        tables: Sequence[RowTable],
         named: dict[tuple[str, str], Values],
     ) -> None:
         assert self._functions is not None
-        columns = [self._column(ref, reads, named) for ref in spec.inputs]
+        columns = [self._column(ref, tables, named) for ref in spec.inputs]
         named["on_demand", spec.name] = self._functions.compute(spec.name, columns)
 
     def _column(
-        self, ref: FeatureRef, reads: Sequence[ViewRead], named: Mapping[tuple[str, str], Values]
+        self,
+        ref: FeatureRef,
+        tables: Sequence[RowTable],
+        named: Mapping[tuple[str, str], Values],
     ) -> Values:
         if ref.kind == "view":
-            return reads[self._use_numbers[ref.use]].table.column(ref.column)
+            return tables[self._use_numbers[ref.use]].column(ref.column)
         column = named[ref.kind, ref.name]
-        is_single = ref.kind == "input" and ref.name not in self._vector_inputs
+        is_single = ref.kind != "on_demand" and ref.name not in self._vector_inputs
         return column[:, 0] if is_single else column
 
 
@@ -292,7 +328,7 @@ def _typed(key: str, type_: ColumnType, value: object) -> bytes | int:
 def _constant(key: str, type_: ColumnType, one: bytes | int, rows: int) -> Values:
     if one == b"" and not type_.is_string:
         raise RowError(f"key '{key}' is missing, and the model takes it as a value")
-    column = np.empty(rows, np.object_ if type_.is_string else type_.dtype)
+    column = np.empty((rows, 1), np.object_ if type_.is_string else type_.dtype)
     column[:] = one
     return column
 

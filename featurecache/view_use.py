@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from math import inf
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -17,24 +18,31 @@ from featurecache.errors import UnfillableError
 from featurecache.keys import key_frame
 from featurecache.lookup_waiting import CORRUPT, UNREACHABLE, Caching
 from featurecache.manifest import Manifest, ViewSpec
+from featurecache.schema import HEADER_BYTES
 from featurecache.status import Status
 
 Statuses = npt.NDArray[np.uint8]
 
 
-class ViewRead:
-    """The rows of one view for one request, every one of them usable."""
+class Usable(msgspec.Struct, gc=False):
+    """The rows of one view for one request, every one of them fit for a model."""
 
-    __slots__ = ("defaulted_rows", "nulls", "statuses", "table")
+    rows: list[bytes]
+    """Of today's schema; a default row where there is none that can be used."""
+    statuses: Statuses | None = None
+    """Of each row; None: all are PRESENT."""
+    defaulted_rows: int = 0
+    """Rows in which every value is a default."""
 
-    def __init__(self, table: RowTable, statuses: Statuses | None, defaulted_rows: int) -> None:
-        self.table = table
-        self.statuses = statuses
-        """Of each row; None: all are PRESENT."""
-        self.defaulted_rows = defaulted_rows
-        """Rows in which every value is a default."""
-        self.nulls: dict[str, npt.NDArray[np.bool_]] = {}
-        """Of the columns in use that have any."""
+
+class ViewRead(msgspec.Struct):
+    """The same, and its columns."""
+
+    table: RowTable
+    statuses: Statuses | None
+    defaulted_rows: int
+    nulls: dict[str, npt.NDArray[np.bool_]]
+    """Of the columns in use that have any."""
 
 
 class ViewUse:
@@ -44,15 +52,18 @@ class ViewUse:
         "_allowed_us",
         "_codec",
         "_head",
+        "_head_number",
         "_max_age_us",
-        "_minds_nulls",
         "_needs_row",
         "_prefix",
+        "_replaced_when_null",
+        "_required_bits",
         "_schema",
         "_suffix",
         "caching",
         "columns",
         "keys",
+        "present",
         "spec",
         "title",
     )
@@ -75,6 +86,7 @@ class ViewUse:
         )
         self._schema = self._codec.schema
         self._head = self._schema.head
+        self._head_number = int.from_bytes(self._head, "little", signed=True)
         self._max_age_us = inf if spec.max_age_s is None else spec.max_age_s * 1e6
         self._allowed_us = self._max_age_us + spec.stale_if_error_s * 1e6
         without = [
@@ -84,48 +96,79 @@ class ViewUse:
         ]
         self._needs_row = without[0] if without else ""
         """A column that nothing can stand in for; "" when there is none."""
-        self._minds_nulls = spec.on_null == "fail" or any(
-            name in without or spec.column(name).default is not None for name in columns
-        )
+        required = columns if spec.on_null == "fail" else without
+        self._required_bits = sum(1 << self._schema.slots[name].bit for name in required)
+        """Of columns that must not be null."""
+        self._replaced_when_null = [
+            (name, spec.column(name).default)
+            for name in columns
+            if name not in required and spec.column(name).default is not None
+        ]
+        self.present = (spec.name, int(Status.PRESENT))
+        """Under which good rows are counted."""
 
     def row_keys(self, ids: Sequence[bytes]) -> list[bytes]:
         """Where the rows of these entities lie."""
         prefix, suffix = self._prefix, self._suffix
         return [prefix + one + suffix for one in ids]
 
-    def read(self, rows: list[bytes | None], aged: Collection[int], now_us: int) -> ViewRead:
-        """The rows as columns; what cannot be used is replaced by defaults, and said so.
+    def usable(self, rows: list[bytes | None], aged: Collection[int], now_us: int) -> Usable:
+        """The rows, with default rows where there is none that can be used; good ones cost next to nothing.
 
         ``aged``: places of rows that are copies kept past their time because the store fails. ``now_us``: since 1970.
         Raises ``UnfillableError`` where the view, or a column without a default, allows no replacement.
         """
-        found = self._all_good(rows, now_us) or self._judged(rows, aged, now_us)
-        if self._minds_nulls and found.table.any_null:
-            self._fill_nulls(found)
+        if self._are_good(rows, now_us):
+            found = Usable(rows)  # type: ignore[arg-type]  # none is None
+        else:
+            found = self._judged(rows, aged, now_us)
+        if self._required_bits:
+            self._refuse_nulls(found.rows)
         return found
 
-    def _all_good(self, rows: list[bytes | None], now_us: int) -> ViewRead | None:
-        """The rows as they are, if every one of them is there, of today's schema and young enough."""
+    def table(self, rows: Sequence[bytes]) -> RowTable:
+        """Usable rows as columns, of one request or of many; nulls have their columns' defaults."""
+        table = RowTable(self._schema, rows)
+        if self._replaced_when_null and table.any_null:
+            for name, default in self._replaced_when_null:
+                mask = table.nulls(name)
+                if mask.any():
+                    table.replace(name, mask, default)
+        return table
+
+    def read(self, rows: list[bytes | None], aged: Collection[int], now_us: int) -> ViewRead:
+        """``usable`` and ``table`` in one, for whoever looks at one view."""
+        found = self.usable(rows, aged, now_us)
+        table = self.table(found.rows)
+        nulls = {name: table.nulls(name) for name in self.columns}
+        return ViewRead(
+            table,
+            found.statuses,
+            found.defaulted_rows,
+            {name: mask for name, mask in nulls.items() if mask.any()},
+        )
+
+    def _are_good(self, rows: list[bytes | None], now_us: int) -> bool:
+        """Whether every row is there, of today's schema and young enough."""
         if len(rows) == 1:
             (row,) = rows
-            if row is None or row[:8] != self._head:
-                return None
-            oldest_us: float = int.from_bytes(row[8:16], "little", signed=True)
-            table = RowTable(self._schema, rows)  # type: ignore[arg-type]  # it is not None
-        else:
-            try:
-                heads = {row[:8] for row in rows}  # type: ignore[index]  # a None ends in the except
-            except TypeError:
-                return None
-            if heads != {self._head}:
-                return None
-            table = RowTable(self._schema, rows)  # type: ignore[arg-type]  # none is None
-            oldest_us = inf if self._max_age_us == inf else int(table.event_us.min())
-        if now_us - oldest_us > self._max_age_us:
-            return None
-        return ViewRead(table, None, 0)
+            return (
+                row is not None
+                and row[:8] == self._head
+                and now_us - int.from_bytes(row[8:16], "little", signed=True) <= self._max_age_us
+            )
+        try:
+            joined = b"".join([row[:16] for row in rows])  # type: ignore[index]  # a None ends in the except
+        except TypeError:
+            return False
+        if not rows or len(joined) != 16 * len(rows):
+            return False
+        starts = np.frombuffer(joined, "<i8").reshape(len(rows), 2)
+        return bool((starts[:, 0] == self._head_number).all()) and (
+            self._max_age_us == inf or now_us - int(starts[:, 1].min()) <= self._max_age_us
+        )
 
-    def _judged(self, rows: list[bytes | None], aged: Collection[int], now_us: int) -> ViewRead:
+    def _judged(self, rows: list[bytes | None], aged: Collection[int], now_us: int) -> Usable:
         """Row by row: something in them is missing, old, of another schema, or broken."""
         spec, codec = self.spec, self._codec
         statuses = np.zeros(len(rows), np.uint8)
@@ -146,7 +189,7 @@ class ViewUse:
             self._refuse_if_it_must(status)
             defaulted += 1
             good.append(codec.default_row)
-        return ViewRead(codec.table(codec.renew(good)), statuses, defaulted)
+        return Usable(codec.renew(good), statuses, defaulted)
 
     def _status(self, row: bytes | None, now_us: int) -> Status:
         if row is None:
@@ -177,24 +220,18 @@ class ViewUse:
                 status,
             )
 
-    def _fill_nulls(self, found: ViewRead) -> None:
-        spec, table = self.spec, found.table
-        for name in self.columns:
-            mask = table.nulls(name)
-            if not mask.any():
-                continue
-            found.nulls[name] = mask
-            column = spec.column(name)
-            if spec.on_null == "fail":
-                raise UnfillableError(
-                    f"feature '{spec.name}.{name}' is null, and must not be guessed", Status.NULL
-                )
-            if column.default is not None:
-                table.replace(name, mask, column.default)
-            elif not column.parsed.is_float:
-                raise UnfillableError(
-                    f"feature '{spec.name}.{name}' is null and has no default", Status.NULL
-                )
+    def _refuse_nulls(self, rows: Sequence[bytes]) -> None:
+        start, end = HEADER_BYTES, HEADER_BYTES + self._schema.bitmap_bytes
+        found = 0
+        for row in rows:
+            found |= int.from_bytes(row[start:end], "little")
+        found &= self._required_bits
+        if not found:
+            return
+        slots = self._schema.slots
+        name = next(one for one in self.columns if found >> slots[one].bit & 1)
+        why = ", and must not be guessed" if self.spec.on_null == "fail" else " and has no default"
+        raise UnfillableError(f"feature '{self.spec.name}.{name}' is null{why}", Status.NULL)
 
 
 _WHY = {

@@ -67,11 +67,6 @@ class Servable(Protocol):
         ...
 
     @property
-    def model_signature(self) -> Signature:
-        """What ``run`` takes and gives: the same, but for the inputs where features are filled in."""
-        ...
-
-    @property
     def enrichment(self) -> Enrichment | None:
         """What makes the model's inputs of the caller's; None where they are the same."""
         ...
@@ -94,7 +89,7 @@ class Servable(Protocol):
         ...
 
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Blocking and thread-safe: inputs and outputs in the model signature's order."""
+        """Blocking and thread-safe: inputs and outputs in the signature's order, or what requests carry instead."""
         ...
 
 

@@ -200,11 +200,10 @@ def make_servable(model: LoadedModel) -> ServableVersion:
         model.name,
         model.version,
         signature if enrichment is None else enrichment.client_signature,
-        model.backend.run,
+        model.backend.run if enrichment is None else enrichment.before(model.backend.run),
         platform=model.backend.platform,
         max_batch_size=model.batchability.max_batch_size,
         default_timeout_s=inf if timeout_ms is None else timeout_ms * 1e-3,
         default_priority=model.settings.priority.default,
         enrichment=enrichment,
-        model_signature=None if enrichment is None else signature,
     )

@@ -34,8 +34,8 @@ class ServableState(Enum):
 class ServableVersion:
     """One loaded version of one model; fills the port ``Servable``.
 
-    ``run`` is the backend's own: blocking, thread-safe, tensors in the order of ``model_signature``. That one differs
-    from the callers' ``signature`` in its inputs, and only where there is an ``enrichment``.
+    ``run`` is blocking and thread-safe. It takes the callers' tensors in the signature's order, and where there is an
+    ``enrichment`` what that one has requests carry.
     """
 
     __slots__ = (
@@ -45,7 +45,6 @@ class ServableVersion:
         "enrichment",
         "handles",
         "max_batch_size",
-        "model_signature",
         "name",
         "platform",
         "reply_templates",
@@ -67,14 +66,10 @@ class ServableVersion:
         default_timeout_s: float = inf,
         default_priority: int = 1,
         enrichment: Enrichment | None = None,
-        model_signature: Signature | None = None,
     ) -> None:
-        assert model_signature is None or enrichment is not None, "nobody would fill the inputs in"
-        assert model_signature is None or model_signature.outputs == signature.outputs
         self.name = name
         self.version = version
         self.signature = signature
-        self.model_signature = model_signature or signature
         self.enrichment = enrichment
         self.run = run
         self.platform = platform

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import TypeAlias, cast
 
 import msgspec
 
-from backends.signature import Signature
-from featurecache.errors import FeatureError, RowError, UnfillableError
+from backends.signature import Signature, Tensor
+from featurecache.errors import RowError, UnfillableError
 from featurecache.lookup import RowLookup
 from featurecache.lookup_waiting import Lookup
 from featurecache.report import report
-from featurecache.resolve import Filled, ServicePlan, Wanted
+from featurecache.resolve import Completed, ServicePlan, Wanted
 from featurecache.status import Status
 from gateway.core.call import Promise
 from gateway.errors import CallCancelled, ErrorCode, HeadraceError, invalid
 from gateway.messages import ContextValue, Prediction, PredictRequest, RoutedRequest
 from gateway.ports import Clock, Servable, Service
 
+Run: TypeAlias = Callable[[Sequence[Tensor]], list[Tensor]]
 STATUS_PARAMETER = "feature_status"
 RETRY_AFTER_STORE_S = 1.0
 
@@ -38,6 +39,15 @@ class ServiceEnrichment(msgspec.Struct, frozen=True):
     max_defaulted_fraction: float
     client_signature: Signature
     """What callers send and get."""
+
+    def before(self, run: Run) -> Run:
+        """The model behind what requests carry: its inputs are put together once per batch."""
+        build = self.plan.build
+
+        def run_completed(carried: Sequence[Tensor]) -> list[Tensor]:
+            return run(build(carried))
+
+        return run_completed
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -116,7 +126,7 @@ class Enrich:
         deadline_s = min(request.deadline_s, self._clock() + enrichment.budget_s)
         found = self._lookup.ask(wanted.views, deadline_s)
         if found.settled:
-            filled, now_us = self._complete(request, enrichment, wanted, found)
+            completed, now_us = self._complete(request, enrichment, wanted, found)
             prediction = await self._next(routed)
         else:
             # Held from here on: a version must not go while a request waits for its rows.
@@ -124,7 +134,7 @@ class Enrich:
             servable.acquire()
             try:
                 await self._rows_of(found)
-                filled, now_us = self._complete(request, enrichment, wanted, found)
+                completed, now_us = self._complete(request, enrichment, wanted, found)
                 prediction = await self._next(routed)
             finally:
                 if servable.release():
@@ -132,25 +142,25 @@ class Enrich:
         if request.wants_feature_status:
             prediction.parameters = {
                 **(prediction.parameters or {}),
-                STATUS_PARAMETER: report(plan, filled, now_us),
+                STATUS_PARAMETER: report(plan, completed, now_us),
             }
         return prediction
 
     def _complete(
         self, request: PredictRequest, enrichment: ServiceEnrichment, wanted: Wanted, found: Lookup
-    ) -> tuple[Filled, int]:
-        """Give the request its model's inputs; returns by what, and at which time (µs since 1970)."""
+    ) -> tuple[Completed, int]:
+        """Give the request what it carries into its batch; returns its rows, and the time (µs since 1970)."""
         plan = enrichment.plan
         now_us = self._now_us()
         try:
-            filled = plan.fill(request.inputs, wanted, found, now_us)
+            completed = plan.complete(wanted, found, now_us)
         except UnfillableError as error:
             raise self._refusal(plan, f"{error}", error.status is Status.DEFAULTED) from None
-        except FeatureError as error:
-            raise HeadraceError(ErrorCode.INTERNAL, str(error)) from None
-        self._judge(enrichment, filled)
-        request.inputs = filled.tensors
-        return filled, now_us
+        self._count(plan, completed)
+        if completed.defaulted_values:
+            self._judge(enrichment, completed)
+        request.inputs = plan.carried(request.inputs, wanted, completed)
+        return completed, now_us
 
     async def _rows_of(self, found: Lookup) -> None:
         rows = _Rows()
@@ -161,29 +171,28 @@ class Enrich:
             self._lookup.detach(found)
             raise
 
-    def _judge(self, enrichment: ServiceEnrichment, filled: Filled) -> None:
+    def _count(self, plan: ServicePlan, completed: Completed) -> None:
         counts = self._meters.rows
-        for use, read in zip(enrichment.plan.uses, filled.reads, strict=True):
-            name, statuses = use.spec.name, read.statuses
-            if statuses is None:
-                counts[name, Status.PRESENT] += filled.rows
+        for use, view in zip(plan.uses, completed.views, strict=True):
+            if view.statuses is None:
+                counts[use.present] += completed.rows
             else:
-                for status in statuses.tolist():
-                    counts[name, status] += 1
-        if (
-            filled.defaulted_values
-            and filled.defaulted_fraction > enrichment.max_defaulted_fraction
-        ):
-            raise self._refusal(
-                enrichment.plan,
-                f"{filled.defaulted_values} of {filled.values} feature values had to be defaults, "
-                f"and the model takes at most {enrichment.max_defaulted_fraction:g} of them",
-                any(
-                    (read.statuses == Status.DEFAULTED).any()
-                    for read in filled.reads
-                    if read.statuses is not None
-                ),
-            )
+                for status in view.statuses.tolist():
+                    counts[use.spec.name, status] += 1
+
+    def _judge(self, enrichment: ServiceEnrichment, completed: Completed) -> None:
+        if completed.defaulted_fraction <= enrichment.max_defaulted_fraction:
+            return
+        raise self._refusal(
+            enrichment.plan,
+            f"{completed.defaulted_values} of {completed.values} feature values had to be defaults, "
+            f"and the model takes at most {enrichment.max_defaulted_fraction:g} of them",
+            any(
+                (view.statuses == Status.DEFAULTED).any()
+                for view in completed.views
+                if view.statuses is not None
+            ),
+        )
 
     def _refusal(self, plan: ServicePlan, why: str, store_failed: bool) -> HeadraceError:
         self._meters.refused[plan.service.name] += 1

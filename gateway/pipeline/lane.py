@@ -101,7 +101,7 @@ class Lane:
         self._timer: Cancellable | None = None
         self._timer_due_s = 0.0
         self._traced = TracedTickets()
-        self._one_shape = all(-1 not in spec.shape[1:] for spec in servable.model_signature.inputs)
+        self._one_shape = all(-1 not in spec.shape[1:] for spec in servable.signature.inputs)
 
     # -- from the request's side ------------------------------------------------------------------
 

@@ -7,11 +7,13 @@ that writing takes, and then lets its crowd react. What goes wrong is noted in t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from featurecache.resolve import ServicePlan
 from gateway.core.call import Call
 from gateway.errors import CallCancelled
 from gateway.messages import Prediction, PredictRequest
+from gateway.pipeline.enrich import ServiceEnrichment
 from gateway.pipeline.ticket import Ticket
 from tests.sim.day_book import DayBook
 from tests.sim.feature_book import FeatureBook
@@ -46,6 +48,7 @@ class SimCall(Call[Prediction]):
         self.record = record
         self._request = request
         self._lane: LaneBook | None = None
+        self._plan: ServicePlan | None = None
         self._book: DayBook
         self._process: Process
         self._loop = loop
@@ -84,6 +87,8 @@ class SimCall(Call[Prediction]):
         if lane is None or not lane.plan.features:
             return
         record.service = service = features.plan.service(lane.plan.features)
+        found = self._book.serving.table.find(request.model, request.version).enrichment
+        self._plan = cast("ServiceEnrichment", found).plan
         if service.key != "input":
             record.entities = [record.entities[0]] * len(record.entities)
         request.inputs, request.context = client_inputs(record.inputs, record.entities, service)
@@ -94,10 +99,12 @@ class SimCall(Call[Prediction]):
         """It waits in its lane from now on."""
         record = self.record
         if record.service is not None:
-            problem = self._book.completed(record, self._request.inputs)
+            assert self._plan is not None
+            inputs = self._plan.build(self._request.inputs)
+            problem = self._book.completed(record, inputs)
             if problem:
                 self._book.wrong(f"call {record.number} {problem}")
-            record.inputs = self._request.inputs
+            record.inputs = inputs
         self._book.taken_in(record, lane)
 
     def _step(self) -> None:

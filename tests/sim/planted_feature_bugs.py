@@ -17,9 +17,9 @@ from featurecache.lookup import RowLookup
 from featurecache.lookup_reads import SharedReads
 from featurecache.lookup_waiting import Deadlines, Lookup, Read
 from featurecache.near_cache import NearCache
-from featurecache.resolve import Filled
+from featurecache.resolve import Completed
 from featurecache.status import Status
-from featurecache.view_use import ViewRead, ViewUse
+from featurecache.view_use import Usable, ViewUse
 from gateway.errors import ErrorCode, HeadraceError
 from gateway.pipeline import enrich
 from gateway.pipeline.admit import Admit
@@ -199,7 +199,7 @@ def defaults_are_called_present(patch: pytest.MonkeyPatch) -> None:
 
     def proud(
         self: ViewUse, rows: list[bytes | None], aged: Collection[int], now_us: int
-    ) -> ViewRead:
+    ) -> Usable:
         found = judged(self, rows, aged, now_us)
         assert found.statuses is not None
         found.statuses[:] = Status.PRESENT
@@ -215,8 +215,8 @@ def a_row_may_be_as_old_as_it_likes(patch: pytest.MonkeyPatch) -> None:
 
 @bug("gives its model wrong", "run although", "must be refused")
 def rows_in_good_order_are_of_any_age(patch: pytest.MonkeyPatch) -> None:
-    whole = ViewUse._all_good
-    patch.setattr(ViewUse, "_all_good", lambda self, rows, now_us: whole(self, rows, 0))
+    whole = ViewUse._are_good
+    patch.setattr(ViewUse, "_are_good", lambda self, rows, now_us: whole(self, rows, 0))
 
 
 @bug("gives its model wrong", "was told", "run although", "must be refused")
@@ -231,7 +231,7 @@ def rows_without_an_entity_move_up(patch: pytest.MonkeyPatch) -> None:
 
 @bug("is run although it may not be completed")
 def any_share_of_defaults_will_do(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Filled, "defaulted_fraction", 0.0)
+    patch.setattr(Completed, "defaulted_fraction", 0.0)
 
 
 # -- ways out -------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ class StubServable:
         self.name = name
         self.version = version
         self.platform = "stub"
-        self.signature = self.model_signature = signature
+        self.signature = signature
         self.enrichment = enrichment
         self.max_batch_size = max_batch_size
         self.default_timeout_s = default_timeout_s

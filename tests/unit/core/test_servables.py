@@ -40,19 +40,11 @@ def refusal(table: ServableTable, model: str, number: str = "") -> HeadraceError
 # -- what a version takes -------------------------------------------------------------------------
 
 
-def test_without_an_enrichment_the_model_takes_what_its_callers_send() -> None:
-    one = version()
-    assert one.enrichment is None
-    assert one.model_signature is one.signature
-
-
-def test_with_an_enrichment_the_model_takes_other_inputs() -> None:
+def test_a_version_may_have_an_enrichment() -> None:
+    assert version().enrichment is None
     callers = Signature((tensor_spec("amount", "FP32", -1),), (tensor_spec("y", "FP32", -1),))
-    models = Signature((tensor_spec("x", "FP32", -1, 9),), callers.outputs)
     wanted = WantedNames(("user",), ("x-tenant",))
-    one = ServableVersion("m", "1", callers, run, enrichment=wanted, model_signature=models)
-    assert one.enrichment is wanted
-    assert (one.signature, one.model_signature) == (callers, models)
+    assert ServableVersion("m", "1", callers, run, enrichment=wanted).enrichment is wanted
 
 
 # -- the life of a version ------------------------------------------------------------------------

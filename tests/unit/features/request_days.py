@@ -156,7 +156,7 @@ class RequestDay:
 
     def _compare_statuses(self, filled: Filled, reference: Reference) -> None:
         defaulted = values = 0
-        for use, read in zip(self.plan.uses, filled.reads, strict=True):
+        for use, read in zip(self.plan.uses, filled.views, strict=True):
             is_other = use.title != use.spec.name
             judged = [
                 reference.status(use.spec, self._stored(use.spec.name, is_other, row))

@@ -11,7 +11,6 @@ from featurecache.columns import parse_type
 from featurecache.errors import DefinitionError
 from featurecache.manifest import FeatureRef
 from featurecache.schema import RowSchema
-from featurecache.view_use import ViewRead
 
 INTEGERS = ["int8", "int16", "int32", "int64", "timestamp"]
 KINDS = ["float32", "float64", *INTEGERS, "bool", "string"]
@@ -44,14 +43,14 @@ def _schema(**columns: str) -> RowSchema:
     return RowSchema([(name, parse_type(text)) for name, text in columns.items()])
 
 
-def _read(schema: RowSchema, **columns: list[object]) -> ViewRead:
+def _read(schema: RowSchema, **columns: list[object]) -> RowTable:
     rows = len(next(iter(columns.values())))
     arrays = {}
     for name, slot in schema.slots.items():
         arrays[name] = np.empty(slot.type.shape(rows), slot.type.dtype)
         arrays[name][:] = columns[name]
     packed = RowCodec(schema).encode(arrays, {}, np.zeros(rows, np.int64), 0)
-    return ViewRead(RowTable(schema, packed), None, 0)
+    return RowTable(schema, packed)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -118,7 +117,7 @@ def test_columns_in_any_order_with_vectors_between() -> None:
     assert out.flags.c_contiguous
     assert out.flags.writeable
     out[:] = 0  # the model's own memory, not the rows'
-    assert read.table.column("a").tolist() == [1, 2]
+    assert read.column("a").tolist() == [1, 2]
 
 
 def test_flat_tensors() -> None:
@@ -145,7 +144,7 @@ def test_named_values_beside_columns() -> None:
     plan = TensorPlan(ModelInput("x", "FP32", (-1, 4)), placed, [schema])
     assert plan.build(2, [_read(schema, a=[8, 9])], named).tolist() == [[1, 8, 3, 4], [2, 9, 5, 6]]
     none = {("input", "i"): np.empty((0, 1), "f4"), ("on_demand", "o"): np.empty((0, 2), "f4")}
-    assert plan.build(0, [ViewRead(RowTable(schema, []), None, 0)], none).shape == (0, 4)
+    assert plan.build(0, [RowTable(schema, [])], none).shape == (0, 4)
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def test_empty_keys_name_no_entity_and_are_not_looked_up() -> None:
     assert filled.tensors[0].tolist() == [[0.25, 7], [2, -1], [3, 8]]
     statuses = [
         [Status(one).name for one in read.statuses]
-        for read in filled.reads
+        for read in filled.views
         if read.statuses is not None
     ]
     assert statuses == [["MISSING", "PRESENT", "PRESENT"], ["PRESENT", "MISSING", "PRESENT"]]
@@ -235,8 +235,8 @@ def test_aged_copies_behind_gaps_are_the_right_ones() -> None:
     np.testing.assert_array_equal(
         filled.tensors[0], np.array([[0, 0], [np.nan, np.nan], [2, np.nan], [3, 3]], "f4")
     )
-    assert filled.reads[1].statuses is not None
-    assert filled.reads[1].statuses.tolist() == [
+    assert filled.views[1].statuses is not None
+    assert filled.views[1].statuses.tolist() == [
         Status.STALE,
         Status.MISSING,
         Status.STALE,

@@ -13,7 +13,7 @@ def test_requests_are_completed_as_the_reference_says() -> None:
     filled = [one for one in ends if one is not None]
     assert DAYS / 5 < len(filled) < DAYS * 4 / 5  # neither end is rare
     assert sum(one.defaulted_values > 0 for one in filled) > DAYS / 25
-    reads = [read for one in filled for read in one.reads]
+    reads = [read for one in filled for read in one.views]
     told = {
         status for read in reads if read.statuses is not None for status in read.statuses.tolist()
     }
