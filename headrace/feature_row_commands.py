@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+import numpy as np
 import typer
 
 from featurecache.compiling import needed_refs
@@ -29,7 +30,7 @@ from headrace.feature_options import (
 )
 
 if TYPE_CHECKING:
-    from featurecache.looking import SeenRow
+    from featurecache.looking import SeenRow, SeenValue
     from featurecache.store_keys import StoreKeys
 
 MAX_LINE_BYTES = 1024 * 1024
@@ -133,7 +134,7 @@ def get(
         typer.echo(msgspec.json.encode(seen).decode())
     else:
         lines = [
-            [f"{one.view}.{value.name}", one.entity, _shown(value.value), value.status, _age(one)]
+            [f"{one.view}.{value.name}", one.entity, _shown(value), value.status, _age(one)]
             for one in seen
             for value in one.values
         ]
@@ -204,7 +205,7 @@ def _print_row(seen: SeenRow, parts: Any, row: bytes | None) -> None:
         typer.echo("")
         print_table(
             ["COLUMN", "TYPE", "VALUE", "STATUS"],
-            [[one.name, one.type, _shown(one.value), one.status] for one in seen.values],
+            [[one.name, one.type, _shown(one), one.status] for one in seen.values],
         )
 
 
@@ -288,9 +289,12 @@ def _batches(lines: Any) -> Iterator[tuple[int, list[Any]]]:
         yield first, rows
 
 
-def _shown(value: Any) -> str:
+def _shown(one: SeenValue) -> str:
+    value = one.value
     if value is None:
         return "-"
+    if isinstance(value, float) and one.type == "float32":
+        return str(np.float32(value))  # as it was written: 9.8, not 9.800000190734863
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
