@@ -1,8 +1,8 @@
 """Columns of Arrow data to columns of features: which types may become which, and which values may not.
 
 Widening is always possible; narrowing only as long as every value survives: an integer must fit, a double may lose
-digits in a float32 but not become infinite. Anything else is refused, with what to do. It must never change a value
-silently.
+digits in a float32 but not become infinite. Anything else is refused, with what to do. Loads and training sets both
+read here, so that their values are equal bit for bit. It must never change a value silently.
 """
 
 from __future__ import annotations
@@ -74,6 +74,67 @@ def reader_of(type_: ColumnType, arrow: Any, what: str) -> ColumnReader:
             return ColumnReader(_plain, is_safe=True)
         raise RowError(f"{what} is {arrow}; a timestamp, or int64 with microseconds since 1970")
     return _number_reader(type_, arrow, what)
+
+
+def read_column(type_: ColumnType, array: Any) -> tuple[Values, Mask]:
+    """The values, ``(rows,)`` or ``(rows, n)``, and which are null (NaN, 0 or b"" stands there).
+
+    Raises ``RowError`` for a column, or any value of it, that cannot be ``type_``.
+    """
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    found = reader_of(type_, array.type, "the column").read(array)
+    if found.bad is not None and found.bad.any():
+        raise RowError(f"a value is {found.reason}")
+    if found.nulls is None:
+        return found.values, np.zeros(len(array), np.bool_)
+    values = found.values
+    if type_.is_float:
+        values = values.copy()
+        values[found.nulls] = np.nan
+    return values, found.nulls
+
+
+def is_binary(arrow: Any) -> bool:
+    """Whether strings are written as plain bytes."""
+    kinds, arrow = pa.types, _undictionaried(arrow)
+    return bool(kinds.is_binary(arrow) or kinds.is_large_binary(arrow))
+
+
+def may_mix(one: Any, other: Any) -> bool:
+    """Whether columns of two Arrow types can be read as one of the wider type, and no sound value is lost."""
+    kinds = pa.types
+    one, other = _undictionaried(one), _undictionaried(other)
+    if one == other:
+        return True
+    if kinds.is_timestamp(one):
+        # Beside times with a zone, times without one are UTC perhaps, or a mistake perhaps.
+        return kinds.is_timestamp(other) and (one.tz is None) == (other.tz is None)
+    if _is_text(one):
+        # Joins read bytes beside text as escapes.
+        return _is_text(other) and is_binary(one) == is_binary(other)
+    if _is_list(one):
+        return _is_list(other) and may_mix(one.value_type, other.value_type)
+    if kinds.is_integer(one) and kinds.is_integer(other):
+        return pa.uint64() not in (one, other)
+    numbers = all(kinds.is_integer(each) or kinds.is_floating(each) for each in (one, other))
+    floats = kinds.is_floating(one) and kinds.is_floating(other)
+    # An integer beside a single-precision float would be rounded to it, whatever was declared.
+    return numbers and (floats or pa.float64() in (one, other))
+
+
+def mixed(one: Any, other: Any) -> Any:
+    """Of two types that may mix the one that the other becomes."""
+    one, other = _undictionaried(one), _undictionaried(other)
+    if pa.types.is_timestamp(one):
+        return other if _PER_SECOND[other.unit] > _PER_SECOND[one.unit] else one
+    if _is_list(one):
+        return pa.list_(mixed(one.value_type, other.value_type))
+    if _is_text(one):
+        return one
+    if pa.types.is_floating(one) != pa.types.is_floating(other):
+        return other if pa.types.is_floating(other) else one
+    return other if other.bit_width > one.bit_width else one
 
 
 def _number_reader(type_: ColumnType, arrow: Any, what: str) -> ColumnReader:
@@ -183,6 +244,17 @@ def _is_text(arrow: Any) -> bool:
     )
 
 
+def _is_list(arrow: Any) -> bool:
+    kinds = pa.types
+    return bool(
+        kinds.is_list(arrow) or kinds.is_large_list(arrow) or kinds.is_fixed_size_list(arrow)
+    )
+
+
+def _undictionaried(arrow: Any) -> Any:
+    return arrow.value_type if pa.types.is_dictionary(arrow) else arrow
+
+
 def _read_strings(array: Any) -> Read:
     nulls = _nulls(array)
     raw = array.cast(pa.large_binary())
@@ -214,7 +286,7 @@ def _is_bad_text(value: bytes) -> bool:
 
 def _vector_reader(type_: ColumnType, arrow: Any, what: str) -> ColumnReader:
     kinds = pa.types
-    if not (kinds.is_list(arrow) or kinds.is_large_list(arrow) or kinds.is_fixed_size_list(arrow)):
+    if not _is_list(arrow):
         raise RowError(f"{what} is {arrow}; {type_} needs a list of {type_.length} numbers")
     element = reader_of(ColumnType(type_.kind), arrow.value_type, f"{what}, its elements")
 

@@ -88,10 +88,7 @@ class DataCard(msgspec.Struct, frozen=True):
 
 def source_card(name: str, files: ParquetFiles, event_time: str, times: TimeRange) -> SourceCard:
     """Reads every file once, for its digest."""
-    cards = [
-        file_card(path, shown, rows)
-        for path, shown, rows in zip(files.paths, files.names, files.rows, strict=True)
-    ]
+    cards = [file_card(one.path, one.name, one.rows) for one in files.files]
     return SourceCard(
         name=name,
         path=files.label,

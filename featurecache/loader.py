@@ -17,7 +17,8 @@ from featurecache.checkpoint import Checkpoint, Progress, fingerprint_of
 from featurecache.codec import RowCodec
 from featurecache.errors import RowError, SourceError
 from featurecache.manifest import Manifest, ViewSpec
-from featurecache.parquet_source import BadRow, Chunk, ParquetView, SourceFile
+from featurecache.parquet_files import SourceFile, footer_digest
+from featurecache.parquet_source import BadRow, Chunk, ParquetView
 from featurecache.store_client import StoreClients
 from featurecache.store_keys import StoreKeys
 from featurecache.writing import RowWriter, WriteCounts
@@ -79,7 +80,10 @@ class ViewLoader:
         fingerprint = fingerprint_of(
             (manifest.project, manifest.entity(view.entity), view.name, view.schema.id),
             (view.source, view.retention_s, view.max_age_s, on_bad_row),
-            [(one.name, one.size, one.mtime_ns, one.footer_digest) for one in self._source.files],
+            [
+                (one.name, one.size, one.mtime_ns, footer_digest(one.path))
+                for one in self._source.files
+            ],
             clients.name,
         )
         self._checkpoint = Checkpoint(

@@ -29,7 +29,7 @@ class Caching(msgspec.Struct, frozen=True):
     """For "there is no such row", and for rows that arrived damaged; also 0 when ``cache_ttl_s`` is."""
 
 
-class ViewKeys(msgspec.Struct):
+class ViewKeys(msgspec.Struct, gc=False):
     """The rows that one lookup wants of one view. A key may stand there twice."""
 
     caching: Caching

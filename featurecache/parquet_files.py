@@ -1,210 +1,256 @@
-"""Parquet files that views and training sets are made from: which they are, and whether they are what was declared.
+"""Parquet files that rows are loaded from and training sets are made of: which they are, in which order, and whether
+they are what was declared.
 
-Decides the order of files (by their path, so that every reader agrees which row was written last) and which column
-types may stand for which declared type. It reads footers only, never rows.
+Decides the order of files (by their path), so that every reader agrees which row was written last: of equal event
+times the one in the later file, and there the later row. What the loader takes a training set takes, because both ask
+here. It reads footers only, never rows.
 """
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featurecache.columns import ColumnType
+from featurecache.arrow_columns import ColumnReader, may_mix, mixed, reader_of
+from featurecache.columns import ColumnType, Timestamp
 from featurecache.errors import RowError
 
 MAX_FILES = 100_000
 """Of one source."""
 MAX_FILE_ROWS = 1 << 40
+MAX_FOOTER_BYTES = 256 * 1024 * 1024
+MAX_TOLD_FILES = 20
+"""With something wrong."""
+MAX_TOLD_COLUMNS = 40
 ROW_COLUMNS = ("file_index", "file_row_number")
-"""What the reader calls a row's place; no column of a file can be called so."""
+"""What joins call a row's place; no column of a file can be called so."""
 
-Expectation: TypeAlias = tuple[str, Callable[[pa.DataType], bool]]
-"""What a column must be, in words, and the test of it."""
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What files must have."""
+
+    types: Mapping[str, ColumnType]
+    """Column → the declared type."""
+    event_time: str
+    """A column with moments: an Arrow timestamp, for a bare number would not tell its unit."""
+    kept: Sequence[str] = ()
+    """Columns of any type."""
+
+
+class SourceFile(msgspec.Struct):
+    """One file, as its footer describes it."""
+
+    path: Path
+    name: str
+    """For people: relative to the data folder."""
+    size: int
+    mtime_ns: int
+    group_rows: list[int]
+    readers: dict[str, ColumnReader]
+    """Of the typed columns and the event time."""
+    vouched: list[set[str]]
+    """By row group: columns that hold sound values only, as types or statistics tell."""
+    arrow: dict[str, Any]
+    """The Arrow types of all columns that were wanted."""
+
+    @property
+    def rows(self) -> int:
+        """Of the whole file."""
+        return sum(self.group_rows)
 
 
 class ParquetFiles(msgspec.Struct, frozen=True):
-    """Files of one source, in order, with equal columns."""
+    """Files of one source, in order, whose columns can be read as one."""
 
     label: str
     """For messages and cards: the path or pattern as it was written."""
-    paths: list[Path]
-    names: list[str]
-    """Of the paths, as messages and cards have them."""
-    rows: list[int]
-    """Of each file."""
-    types: dict[str, pa.DataType]
-    """Of the columns that were asked for, in the first file."""
+    files: list[SourceFile]
+    types: dict[str, Any]
+    """Of the columns that were asked for: the Arrow type that tells how all files are read as one."""
+
+    @property
+    def paths(self) -> list[Path]:
+        """In order."""
+        return [one.path for one in self.files]
 
     @property
     def total_rows(self) -> int:
         """Of all files."""
-        return sum(self.rows)
+        return sum(one.rows for one in self.files)
 
 
 def source_files(data: Path, pattern: str) -> list[Path]:
-    """The files of a view's source below ``data``, sorted by path; ``RowError`` when there are none."""
-    return _some(sorted(one for one in data.glob(pattern) if one.is_file()), str(data / pattern))
+    """The files of a view's source below ``data``, in order; ``RowError`` when there are none."""
+    if not data.is_dir():
+        raise RowError(f"{data} is no folder; --data names the one below which the sources lie")
+    hint = f"; it is a folder: write {pattern}/*.parquet" if (data / pattern).is_dir() else ""
+    return _in_order(list(data.glob(pattern)), str(data / pattern), hint)
 
 
 def pattern_files(pattern: Path | str) -> list[Path]:
-    """A file, or the files that a pattern names, sorted by path; ``RowError`` when there are none."""
+    """A file, or the files that a pattern names, in order; ``RowError`` when there are none."""
     path = Path(pattern)
     if path.is_dir():
         raise RowError(f"{path}: a folder; write {path}/*.parquet")
     if path.is_file():
         return [path]
-    found = (Path(one) for one in glob.glob(str(pattern), recursive=True))
-    return _some(sorted(one for one in found if one.is_file()), str(pattern))
+    return _in_order([Path(one) for one in glob.glob(str(pattern), recursive=True)], str(pattern))
 
 
-def _some(paths: list[Path], label: str) -> list[Path]:
+def _in_order(found: list[Path], label: str, hint: str = "") -> list[Path]:
+    paths = sorted(path for path in found if path.is_file())
     if not paths:
-        raise RowError(f"{label}: no such Parquet file")
+        raise RowError(f"{label}: no file matches{hint}")
     if len(paths) > MAX_FILES:
-        raise RowError(f"{label}: {len(paths)} files; at most {MAX_FILES} are possible")
+        raise RowError(f"{label}: {len(paths)} files match; at most {MAX_FILES} are possible")
     return paths
 
 
 def checked_files(
-    label: str,
-    paths: Sequence[Path],
-    base: Path,
-    wanted: Mapping[str, Expectation],
-    *,
-    is_strict: bool = False,
+    label: str, paths: Sequence[Path], base: Path, wanted: Wanted, *, is_strict: bool = False
 ) -> ParquetFiles:
     """The files, once each of them has the wanted columns; ``base``: what names are relative to. ``is_strict``: a
     column has one type in all files; otherwise types may differ where no value is lost.
 
-    Raises ``RowError`` naming file, column, expected and found type.
+    Raises ``RowError`` naming everything that is wrong.
     """
-    types: dict[str, pa.DataType] = {}
-    rows = []
+    files: list[SourceFile] = []
+    problems: list[str] = []
+    types: dict[str, Any] = {}
     for path in paths:
-        schema, count = _footer(path)
-        _check_names(path, schema, wanted)
-        for name, (words, fits) in wanted.items():
-            found = schema.field(name).type
-            if not fits(found):
-                raise RowError(f"{path}: column '{name}' is {found}, and must be {words}")
-            before = types.setdefault(name, found)
-            if not (found == before or (not is_strict and _may_mix(found, before))):
-                raise RowError(
-                    f"{path}: column '{name}' is {found}, and {before} in {paths[0].name}; "
-                    "write all files of a source with the same types"
-                )
-        rows.append(count)
-    names = [path.relative_to(base).as_posix() for path in paths]
-    return ParquetFiles(label, list(paths), names, rows, types)
+        name = path.relative_to(base).as_posix()
+        try:
+            file = _opened(path, name, wanted)
+            _join_types(types, file, files[0].name if files else name, is_strict)
+            files.append(file)
+        except RowError as error:
+            problems.append(str(error))
+    if problems:
+        listed = "".join(f"\n  - {one}" for one in problems[:MAX_TOLD_FILES])
+        more = "\n  - …" if len(problems) > MAX_TOLD_FILES else ""
+        raise RowError(f"{label}: files that cannot be used:{listed}{more}")
+    return ParquetFiles(label, files, types)
+
+
+def _join_types(types: dict[str, Any], file: SourceFile, first: str, is_strict: bool) -> None:
+    for column, found in file.arrow.items():
+        before = types.setdefault(column, found)
+        if found == before:
+            continue
+        if is_strict or not may_mix(found, before):
+            raise RowError(
+                f"{file.name}: column '{column}' is {found}, and {before} in {first}; "
+                "write all files of a source with the same types"
+            )
+        types[column] = mixed(before, found)
 
 
 def column_names_of(path: Path) -> list[str]:
     """Of one file; ``RowError`` when it is no Parquet file."""
-    names: list[str] = _footer(path)[0].names
-    return names
-
-
-def _footer(path: Path) -> tuple[pa.Schema, int]:
     try:
         with pq.ParquetFile(path) as file:
-            count: int = file.metadata.num_rows
-            schema: pa.Schema = file.schema_arrow
+            names: list[str] = file.schema_arrow.names
+            return names
     except (OSError, pa.ArrowException) as error:
-        raise RowError(f"{path}: cannot be read as Parquet ({error})") from None
-    if count > MAX_FILE_ROWS:
-        raise RowError(f"{path}: {count} rows; at most {MAX_FILE_ROWS} are possible")
-    return schema, count
+        raise _unreadable(str(path), error) from None
 
 
-def _check_names(path: Path, schema: pa.Schema, wanted: Mapping[str, Expectation]) -> None:
+def _opened(path: Path, name: str, wanted: Wanted) -> SourceFile:
+    try:
+        before = path.stat()
+        with pq.ParquetFile(path) as file:
+            schema, metadata = file.schema_arrow, file.metadata
+            readers = _readers(schema, name, wanted)
+            groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+            vouched = [_vouched(group, readers) for group in groups]
+            group_rows = [group.num_rows for group in groups]
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(name, error) from None
+    if sum(group_rows) > MAX_FILE_ROWS:
+        raise RowError(f"{name}: {sum(group_rows)} rows; at most {MAX_FILE_ROWS} are possible")
+    arrow = {column: schema.field(column).type for column in (*readers, *wanted.kept)}
+    return SourceFile(
+        path, name, before.st_size, before.st_mtime_ns, group_rows, readers, vouched, arrow
+    )
+
+
+def _unreadable(name: str, error: Exception) -> RowError:
+    return RowError(f"{name}: not a Parquet file that can be read ({error})")
+
+
+def _readers(schema: Any, name: str, wanted: Wanted) -> dict[str, ColumnReader]:
     folded: dict[str, list[str]] = {}
-    for name in schema.names:
-        folded.setdefault(name.lower(), []).append(name)
-    for reserved in ROW_COLUMNS:
-        if reserved in folded:
-            raise RowError(f"{path}: a column cannot be called '{folded[reserved][0]}'; rename it")
-    for name, (words, _) in wanted.items():
-        alike = folded.get(name.lower(), [])
-        if name not in alike:
-            have = ", ".join(schema.names[:40])
-            raise RowError(f"{path}: no column '{name}' ({words}); it has {have}")
-        if len(alike) > 1:
-            raise RowError(
-                f"{path}: columns {' and '.join(alike)} differ in case alone; rename one"
-            )
+    for column in schema.names:
+        folded.setdefault(column.lower(), []).append(column)
+    problems = [
+        f"a column cannot be called '{folded[one][0]}'; rename it"
+        for one in ROW_COLUMNS
+        if one in folded
+    ]
+    readers: dict[str, ColumnReader] = {}
+    typed = {**wanted.types, wanted.event_time: Timestamp}
+    for column in dict.fromkeys((*typed, *wanted.kept)):
+        alike = folded.get(column.lower(), [])
+        problem = _absence(column, alike, schema)
+        if not problem and column in typed:
+            arrow = schema.field(column).type
+            if column == wanted.event_time and not pa.types.is_timestamp(arrow):
+                problem = f"event time '{column}' is {arrow}; it must be a timestamp"
+            else:
+                try:
+                    readers[column] = reader_of(typed[column], arrow, f"column '{column}'")
+                except RowError as error:
+                    problem = str(error)
+        if problem:
+            problems.append(problem)
+    if problems:
+        raise RowError(f"{name}: " + "; ".join(problems))
+    return readers
 
 
-def _may_mix(one: pa.DataType, other: pa.DataType) -> bool:
-    """Whether two files' columns can be read as one without loss (the wider of two integers, and the like)."""
-    if pa.types.is_timestamp(one):
-        return pa.types.is_timestamp(other) and (one.tz is None) == (other.tz is None)
-    if _is_text(one):
-        return _is_text(other)
-    if _is_list(one) and _is_list(other):
-        return bool(one.value_type == other.value_type) or _may_mix(
-            one.value_type, other.value_type
-        )
-    if pa.types.is_integer(one) and pa.types.is_integer(other):
-        return pa.uint64() not in (one, other)
-    # An integer beside a single-precision float would be rounded to it, whatever was declared.
-    numbers = all(pa.types.is_integer(each) or pa.types.is_floating(each) for each in (one, other))
-    floats = pa.types.is_floating(one) and pa.types.is_floating(other)
-    return numbers and (floats or pa.float64() in (one, other))
+def _absence(column: str, alike: Sequence[str], schema: Any) -> str:
+    """Why a column cannot be told from its name, or ""; joins do not know capitals from small letters."""
+    if column not in alike:
+        have = ", ".join(schema.names[:MAX_TOLD_COLUMNS])
+        return f"column '{column}' is missing (there are {have})"
+    if alike.count(column) > 1:
+        return f"column '{column}' is there twice"
+    if len(alike) > 1:
+        return f"columns {' and '.join(alike)} differ in case alone; rename one"
+    return ""
 
 
-def _is_text(found: pa.DataType) -> bool:
-    if pa.types.is_dictionary(found):
-        found = found.value_type
-    return bool(
-        pa.types.is_string(found)
-        or pa.types.is_large_string(found)
-        or pa.types.is_string_view(found)
-    )
+def _vouched(group: Any, readers: dict[str, ColumnReader]) -> set[str]:
+    sound = {name for name, reader in readers.items() if reader.is_safe}
+    for i in range(group.num_columns):
+        column = group.column(i)
+        reader = readers.get(column.path_in_schema)
+        told = column.statistics
+        if reader is None or reader.limits is None or told is None or not told.has_min_max:
+            continue
+        least, most = reader.limits
+        if told.min is not None and told.max is not None and least <= told.min <= told.max <= most:
+            sound.add(column.path_in_schema)
+    return sound
 
 
-def _is_list(found: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_list(found)
-        or pa.types.is_large_list(found)
-        or pa.types.is_fixed_size_list(found)
-    )
-
-
-def may_become(type_: ColumnType, found: pa.DataType) -> bool:
-    """Whether values of a Parquet column can be this type: floats of any number, integers of any integer."""
-    if type_.length:
-        return _is_list(found) and may_become(ColumnType(type_.kind), found.value_type)
-    if type_.is_string:
-        return _is_text(found)
-    if type_.kind == "bool":
-        return bool(pa.types.is_boolean(found))
-    if type_.kind == "timestamp":
-        return bool(pa.types.is_timestamp(found))
-    is_integer = bool(pa.types.is_integer(found))
-    return is_integer or (type_.is_float and bool(pa.types.is_floating(found)))
-
-
-def expected(type_: ColumnType) -> Expectation:
-    """A column of a declared type."""
-    return str(type_), lambda found: may_become(type_, found)
-
-
-def expected_key(type_: ColumnType) -> Expectation:
-    """A join key: strings are strings and numbers are numbers, never one for the other."""
-    if type_.is_string:
-        return "a string, as the join key is declared", _is_text
-    words = f"an integer of at most 64 bits, as the join key is declared ({type_})"
-    return words, lambda found: bool(pa.types.is_integer(found)) and found != pa.uint64()
-
-
-EVENT_TIME: Expectation = (
-    "a timestamp (with a time zone, or without one in UTC; turn numbers and dates into timestamps first)",
-    lambda found: bool(pa.types.is_timestamp(found)),
-)
-ANYTHING: Expectation = ("of any type", lambda _: True)
+def footer_digest(path: Path) -> str:
+    """SHA-256 of the footer, which holds every column's sizes and statistics; ``RowError`` when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-8, os.SEEK_END)
+            footer_bytes = int.from_bytes(file.read(4), "little")
+            if footer_bytes > MAX_FOOTER_BYTES:
+                raise RowError(f"{path.name}: a footer of {footer_bytes} bytes; is it Parquet?")
+            file.seek(-8 - footer_bytes, os.SEEK_END)
+            return hashlib.sha256(file.read(footer_bytes)).hexdigest()
+    except OSError as error:
+        raise _unreadable(path.name, error) from None

@@ -1,13 +1,11 @@
-"""Parquet files of a view: found, judged by their footers, read in pieces of bounded size.
+"""Parquet files of a view, read in pieces of bounded size.
 
-Decides what a file must have, and which of its rows cannot become rows of the store and why. It must never hold a
-whole file or row group in memory, nor write anything.
+Decides which of their rows cannot become rows of the store and why; ``parquet_files`` finds and judges the files. It
+must never hold a whole file or row group in memory, nor write anything.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import string
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,21 +17,20 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featurecache.arrow_columns import ColumnReader, Mask, Read, reader_of
-from featurecache.columns import Timestamp, Values, parse_type
+from featurecache.arrow_columns import Mask, Read
+from featurecache.columns import Values, parse_type
 from featurecache.errors import RowError
 from featurecache.keys import MAX_ID_BYTES, ids_of, key_frame
 from featurecache.manifest import Manifest, ViewSpec
+from featurecache.parquet_files import SourceFile, Wanted, checked_files, source_files
 from featurecache.writing import EARLIEST_US, FUTURE_LIMIT_S
 
-MAX_FILES = 100_000
 CHUNK_BYTES = 16 * 1024 * 1024
 """Of packed rows that are made at once."""
 MIN_CHUNK_ROWS = 256
 MAX_CHUNK_ROWS = 8_192
 READ_BUFFER_BYTES = 1024 * 1024
 PLAIN_ID_BYTES = (string.ascii_letters + string.digits + "_.-").encode()
-MAX_FOOTER_BYTES = 256 * 1024 * 1024
 
 
 class BadRow(msgspec.Struct, frozen=True):
@@ -63,27 +60,6 @@ class Chunk(msgspec.Struct):
     """The first of them for each reason."""
 
 
-class SourceFile(msgspec.Struct):
-    """One file, as its footer describes it."""
-
-    path: Path
-    name: str
-    """For people: relative to the data folder."""
-    size: int
-    mtime_ns: int
-    footer_digest: str
-    group_rows: list[int]
-    readers: dict[str, ColumnReader]
-    """Of join keys, the event time and the view's columns."""
-    vouched: list[set[str]]
-    """By row group: columns that hold sound values only, as types or statistics tell."""
-
-    @property
-    def rows(self) -> int:
-        """Of the whole file."""
-        return sum(self.group_rows)
-
-
 class ParquetView:
     """The files of one view below a data folder."""
 
@@ -97,68 +73,16 @@ class ParquetView:
         self.view = view
         self._time = view.source.event_time
         self._key_types = {name: parse_type(text) for name, text in entity.keys.items()}
-        self._types = self._key_types | {one.name: one.parsed for one in view.columns}
-        self._types[self._time] = Timestamp
         self._is_one_text = [one.kind for one in self._key_types.values()] == ["string"]
         self._prefix, self._suffix = key_frame(manifest.project, entity.name, view.name)
         fit = CHUNK_BYTES // view.schema.row_bytes
         self._chunk_rows = max(MIN_CHUNK_ROWS, min(MAX_CHUNK_ROWS, fit))
-        problems: list[str] = []
-        self.files: list[SourceFile] = []
-        for path in find_files(data, view.source.path):
-            try:
-                self.files.append(self._open(path, path.relative_to(data).as_posix()))
-            except RowError as error:
-                problems.append(str(error))
-        if problems:
-            listed = "\n".join(f"  - {one}" for one in problems)
-            raise RowError(f"view '{view.name}' cannot be loaded from these files:\n{listed}")
-
-    @property
-    def rows(self) -> int:
+        types = self._key_types | {one.name: one.parsed for one in view.columns}
+        paths = source_files(data, view.source.path)
+        checked = checked_files(f"view '{view.name}'", paths, data, Wanted(types, self._time))
+        self.files = checked.files
+        self.rows = checked.total_rows
         """Of all files."""
-        return sum(one.rows for one in self.files)
-
-    def _open(self, path: Path, name: str) -> SourceFile:
-        before = path.stat()
-        try:
-            with pq.ParquetFile(path) as file:
-                schema, metadata = file.schema_arrow, file.metadata
-                readers = self._readers(schema, name)
-                groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-                vouched = [_vouched(group, readers) for group in groups]
-                group_rows = [group.num_rows for group in groups]
-            digest = footer_digest(path)
-        except (pa.ArrowException, OSError) as error:
-            raise RowError(f"{name}: not a Parquet file that can be read ({error})") from None
-        return SourceFile(
-            path, name, before.st_size, before.st_mtime_ns, digest, group_rows, readers, vouched
-        )
-
-    def _readers(self, schema: Any, name: str) -> dict[str, ColumnReader]:
-        problems: list[str] = []
-        readers: dict[str, ColumnReader] = {}
-        for column, type_ in self._types.items():
-            places = schema.get_all_field_indices(column)
-            if len(places) != 1:
-                have = ", ".join(schema.names[:20])
-                problems.append(
-                    f"column '{column}' is there twice"
-                    if places
-                    else f"column '{column}' is missing (there are {have})"
-                )
-                continue
-            arrow = schema.field(places[0]).type
-            if column == self._time and not pa.types.is_timestamp(arrow):
-                problems.append(f"event time '{column}' is {arrow}; it must be a timestamp")
-                continue
-            try:
-                readers[column] = reader_of(type_, arrow, f"column '{column}'")
-            except RowError as error:
-                problems.append(str(error))
-        if problems:
-            raise RowError(f"{name}: " + "; ".join(problems))
-        return readers
 
     # -- rows -------------------------------------------------------------------------------------
 
@@ -269,44 +193,6 @@ class ParquetView:
             time.values > limit_us,
             f"event time '{name}' is in the future (by more than {FUTURE_LIMIT_S:g} s)",
         )
-
-
-def find_files(data: Path, pattern: str) -> list[Path]:
-    """In the order of their names; ``RowError`` when there is none."""
-    if not data.is_dir():
-        raise RowError(f"{data} is no folder; --data names the one below which the sources lie")
-    found = sorted(path for path in data.glob(pattern) if path.is_file())
-    if not found:
-        hint = f"; it is a folder: write {pattern}/*.parquet" if (data / pattern).is_dir() else ""
-        raise RowError(f"no file matches {data / pattern}{hint}")
-    if len(found) > MAX_FILES:
-        raise RowError(f"{len(found)} files match {data / pattern}: at most {MAX_FILES}")
-    return found
-
-
-def footer_digest(path: Path) -> str:
-    """SHA-256 of the footer, which holds every column's sizes and statistics."""
-    with path.open("rb") as file:
-        file.seek(-8, os.SEEK_END)
-        footer_bytes = int.from_bytes(file.read(4), "little")
-        if footer_bytes > MAX_FOOTER_BYTES:
-            raise RowError(f"{path.name}: a footer of {footer_bytes} bytes; is it a Parquet file?")
-        file.seek(-8 - footer_bytes, os.SEEK_END)
-        return hashlib.sha256(file.read(footer_bytes)).hexdigest()
-
-
-def _vouched(group: Any, readers: dict[str, ColumnReader]) -> set[str]:
-    sound = {name for name, reader in readers.items() if reader.is_safe}
-    for i in range(group.num_columns):
-        column = group.column(i)
-        reader = readers.get(column.path_in_schema)
-        told = column.statistics
-        if reader is None or reader.limits is None or told is None or not told.has_min_max:
-            continue
-        least, most = reader.limits
-        if told.min is not None and told.max is not None and least <= told.min <= told.max <= most:
-            sound.add(column.path_in_schema)
-    return sound
 
 
 def _only(column: Read, good: Mask) -> Read:

@@ -1,14 +1,15 @@
 """For each row of a spine, the row of a view that was known then: a join over Parquet files of any size.
 
 Decides which row is the one: the newest whose event time is not later than the spine row's; among equal event times
-the one written last (later file, later row), as the loader has it. Times are compared in whole microseconds, as the
-store keeps them. It must never look at a value, and never at what a view makes of a row that is old or absent.
+the one written last (later file, later row), as the loader has it. Times are compared in whole microseconds, rounded
+down, as the store keeps them; keys that no request can carry are nobody's. It must never look at a value, and never at
+what a view makes of a row that is old or absent.
 """
 
 # ruff: noqa: S608  # all names are quoted, all texts escaped: DuckDB binds neither columns nor file lists
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,7 +18,10 @@ import duckdb
 import msgspec
 import pyarrow as pa
 
+from featurecache.arrow_columns import is_binary
+from featurecache.columns import ColumnType
 from featurecache.errors import FeatureError, RowError
+from featurecache.keys import MAX_ID_BYTES
 from featurecache.parquet_files import ParquetFiles
 
 MIN_MEMORY_BYTES = 256 * 1024 * 1024
@@ -25,6 +29,8 @@ MIN_MEMORY_BYTES = 256 * 1024 * 1024
 _FILE_STRIDE = 1 << 40
 _TIME_STRIDE = 1 << 60
 """A row's event time and place in one number, so that no two rows are equal: time * stride + place."""
+
+_INTEGERS = {"int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT"}
 
 
 class JoinLimits(msgspec.Struct, frozen=True):
@@ -41,14 +47,15 @@ class TimeRange(msgspec.Struct, frozen=True):
     first_us: int | None
     last_us: int | None
     rows_without_key: int
+    """Whom nobody can ask for: a key is null, empty, too long, or beyond its declared type."""
 
 
 class JoinKey(msgspec.Struct, frozen=True):
-    """One join key: what it is called in the spine and in the view, and whether it is a string."""
+    """One join key: what it is called in the spine and in the view, and its declared type."""
 
     spine: str
     view: str
-    is_string: bool
+    type: ColumnType
 
 
 class PointInTime:
@@ -88,12 +95,17 @@ class PointInTime:
     ) -> None:
         self._database.close()
 
-    def times(self, files: ParquetFiles, event_time: str, keys: Sequence[str]) -> TimeRange:
+    def times(
+        self, files: ParquetFiles, event_time: str, keys: Mapping[str, ColumnType]
+    ) -> TimeRange:
         """Of some files; ``RowError`` when a row has none, or one that no clock shows."""
         time = _quoted(event_time)
         finite = f"isfinite({_time(files, event_time)})"
         micros = f"CASE WHEN {finite} THEN {_micros(files, event_time)} END"
-        absent = " OR ".join(f"{_quoted(key)} IS NULL" for key in keys) or "false"
+        absent = (
+            " OR ".join(f"{_key(files, key, type_)} IS NULL" for key, type_ in keys.items())
+            or "false"
+        )
         ((without, endless, keyless, first, last),) = self._run(
             f"SELECT count(*) FILTER ({time} IS NULL), count(*) FILTER (NOT {finite}), "
             f"count(*) FILTER ({absent}), min({micros}), "
@@ -145,7 +157,9 @@ class PointInTime:
         return out
 
     def _spine_rows(self, keys: Sequence[JoinKey]) -> str:
-        listed = "".join(f", {_key(key.spine, key)} AS k{i}" for i, key in enumerate(keys))
+        listed = "".join(
+            f", {_key(self._spine, key.spine, key.type)} AS k{i}" for i, key in enumerate(keys)
+        )
         micros = _micros(self._spine, self._event_time)
         return (
             f"SELECT {_place()} AS place, {micros} AS us, "
@@ -166,7 +180,7 @@ class PointInTime:
 def _view_rows(
     source: ParquetFiles, event_time: str, keys: Sequence[JoinKey], until_us: int | None
 ) -> str:
-    listed = "".join(f", {_key(key.view, key)} AS k{i}" for i, key in enumerate(keys))
+    listed = "".join(f", {_key(source, key.view, key.type)} AS k{i}" for i, key in enumerate(keys))
     micros = _micros(source, event_time)
     past = "false" if until_us is None else f"{micros} <= {until_us}"
     return (
@@ -192,12 +206,21 @@ def _time(files: ParquetFiles, column: str) -> str:
 
 
 def _micros(files: ParquetFiles, column: str) -> str:
-    return f"epoch_us({_time(files, column)})"
+    type_ = files.types[column]
+    if type_.unit != "ns":
+        return f"epoch_us({_time(files, column)})"
+    # Casts of nanoseconds round to the nearest microsecond, and divisions towards 0; the loader rounds down.
+    nanos = f"epoch_ns({_quoted(column)})"
+    return f"({nanos} // 1000 - ({nanos} % 1000 < 0)::BIGINT)"
 
 
-def _key(column: str, key: JoinKey) -> str:
-    """Empty strings name no entity, as null does not."""
-    return f"nullif({_quoted(column)}, '')" if key.is_string else f"{_quoted(column)}::BIGINT"
+def _key(files: ParquetFiles, column: str, type_: ColumnType) -> str:
+    """Null for what no request can carry, and so names no entity."""
+    if not type_.is_string:
+        return f"TRY_CAST({_quoted(column)} AS {_INTEGERS[type_.kind]})::BIGINT"
+    plain = is_binary(files.types[column])
+    text = f"TRY(decode({_quoted(column)}))" if plain else _quoted(column)
+    return f"CASE WHEN strlen({text}) BETWEEN 1 AND {MAX_ID_BYTES} THEN {text} END"
 
 
 def _quoted(name: str) -> str:

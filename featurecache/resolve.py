@@ -49,7 +49,7 @@ class Functions(Protocol):
         ...
 
 
-class Wanted(msgspec.Struct):
+class Wanted(msgspec.Struct, gc=False):
     """The rows that a request needs."""
 
     views: list[ViewKeys]
@@ -61,7 +61,7 @@ class Wanted(msgspec.Struct):
     """Join keys that are features themselves and came beside the tensors: ``(rows, 1)``."""
 
 
-class Completed(msgspec.Struct):
+class Completed(msgspec.Struct, gc=False):
     """The rows of one request, each of them fit for the model."""
 
     views: list[Usable]
@@ -78,7 +78,7 @@ class Completed(msgspec.Struct):
         return self.defaulted_values / self.values if self.values else 0.0
 
 
-class Filled(Completed):
+class Filled(Completed, gc=False):
     """The same, and the model's inputs."""
 
     tensors: tuple[Tensor, ...]
@@ -95,6 +95,7 @@ class ServicePlan:
         "_key_types",
         "_keys",
         "_named_inputs",
+        "_names",
         "_row_values",
         "_use_numbers",
         "_values",
@@ -160,6 +161,9 @@ class ServicePlan:
             for key, place, kind in self._keys
             if key in features and kind == "input"
         ] + [(("input", name), place) for place, name in enumerate(inputs, first)]
+        self._names = [name for name, _ in self._named_inputs]
+        self._names += [("key", key) for key in self._carried_keys]
+        """Of what a request carries behind its rows."""
 
     # -- before the lookup ----------------------------------------------------------------------------
 
@@ -232,14 +236,17 @@ class ServicePlan:
     def carried(
         self, inputs: Sequence[Tensor], wanted: Wanted, completed: Completed
     ) -> tuple[Tensor, ...]:
-        """What a request takes along into its batch: the client's inputs, its rows, and keys that came beside them.
+        """What a request takes along into its batch: its rows, and of what the client sent that which is a feature.
 
         All of them ``(rows, n)``, so that many requests can be joined and cut like any tensors.
         """
         rows = np.empty((completed.rows, len(self.uses)), np.object_)
         for number, view in enumerate(completed.views):
             rows[:, number] = view.rows
-        return (*inputs, rows, *(wanted.keys[key] for key in self._carried_keys))
+        if not self._named_inputs and not self._carried_keys:
+            return (rows,)
+        sent = [inputs[place] for _, place in self._named_inputs]
+        return (rows, *sent, *[wanted.keys[key] for key in self._carried_keys])
 
     # -- in the batch ---------------------------------------------------------------------------------
 
@@ -248,15 +255,10 @@ class ServicePlan:
 
         Raises ``FeatureError`` when an on-demand function fails.
         """
-        place = len(self.client_inputs)
-        matrix = carried[place]
+        matrix, *others = carried
         rows = len(matrix)
         tables = [use.table(matrix[:, number].tolist()) for number, use in enumerate(self.uses)]
-        named: dict[tuple[str, str], Values] = {}
-        for name, number in self._named_inputs:
-            named[name] = carried[number]
-        for i, key in enumerate(self._carried_keys, place + 1):
-            named["key", key] = carried[i]
+        named = dict(zip(self._names, others, strict=True))
         for spec in self._computed:
             self._compute(spec, tables, named)
         return tuple([plan.build(rows, tables, named) for plan in self.tensors])

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import redis
 from redis.backoff import NoBackoff
+from redis.connection import ConnectionPool, SSLConnection
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -28,7 +29,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import Sentinel, SentinelManagedSSLConnection
 
 from featurecache.dialing import Address
 from featurecache.errors import SourceError
@@ -51,7 +52,26 @@ _PASSING = (
     TimeoutError,
     TryAgainError,
 )
-_TLS_WORDS = {"ca": "ssl_ca_certs", "cert": "ssl_certfile", "key": "ssl_keyfile"}
+CLIENT_NAME = "headrace-loader"
+
+
+class _NamedConnection(SSLConnection):
+    """TLS with a server whose certificate names another host than the address."""
+
+    def __init__(self, *, server_name: str, **options: Any) -> None:
+        super().__init__(**options)
+        self._server_name = server_name
+
+    def _wrap_socket_with_ssl(self, sock: Any) -> Any:
+        address, self.host = self.host, self._server_name  # redis-py asks for no other name
+        try:
+            return super()._wrap_socket_with_ssl(sock)  # type: ignore[no-untyped-call]
+        finally:
+            self.host = address
+
+
+class _NamedManagedConnection(SentinelManagedSSLConnection, _NamedConnection):
+    """The same, to a master that the sentinels name."""
 
 
 class StoreClients:
@@ -83,29 +103,40 @@ class StoreClients:
         """One node of a cluster."""
         client = self._nodes.get(address)
         if client is None:
-            client = redis.Redis(host=address.host, port=address.port, **self._options)
+            client = self._client(self._options, host=address.host, port=address.port)
             self._nodes[address] = client
         return client
 
     def _open(self) -> Client:
         address = self._address
         if address.kind == "unix":
-            return redis.Redis(
-                unix_socket_path=address.path, db=_database(address), **self._options
-            )
+            return redis.Redis(unix_socket_path=address.path, db=address.db, **self._options)
         if address.kind == "sentinel":
-            words = dict(address.options)
             asking = self._options | {
-                "username": words.get("sentinel_user") or None,
-                "password": words.get("sentinel_password") or None,
+                "username": address.sentinel_user or None,
+                "password": address.sentinel_password or None,
             }
-            sentinel: Any = Sentinel(list(address.hosts), sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
-            found: Client = sentinel.master_for(
-                address.service, db=_database(address), **self._options
-            )
+            sentinel: Any = Sentinel([])  # type: ignore[no-untyped-call]
+            sentinel.sentinels = [
+                self._client(asking, host=host, port=port) for host, port in address.hosts
+            ]
+            options = self._options | {"db": address.db}
+            if address.server_name:
+                named = {"connection_class": _NamedManagedConnection}
+                options |= named | {"server_name": address.server_name}
+                del options["ssl"]
+            found: Client = sentinel.master_for(address.service, **options)
             return found
         host, port = address.hosts[0]
-        return redis.Redis(host=host, port=port, db=_database(address), **self._options)
+        return self._client(self._options, host=host, port=port, db=address.db)
+
+    def _client(self, options: dict[str, Any], **place: Any) -> Client:
+        server_name = self._address.server_name
+        if not server_name:
+            return redis.Redis(**options, **place)
+        options = {word: value for word, value in options.items() if word != "ssl"} | place
+        pool = ConnectionPool(_NamedConnection, server_name=server_name, **options)
+        return redis.Redis.from_pool(pool)
 
     def close(self) -> None:
         """Close every connection."""
@@ -122,24 +153,24 @@ class StoreClients:
 
 
 def _options(address: StoreAddress) -> dict[str, Any]:
-    words = dict(address.options)
     options: dict[str, Any] = {
         "protocol": 2,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "socket_timeout": REPLY_TIMEOUT_S,
         "retry": Retry(NoBackoff(), 0),  # who may be asked again is decided by the callers
-        "client_name": words.get("client_name", "headrace-loader"),
+        "client_name": address.client_name or CLIENT_NAME,
         "username": address.username or None,
         "password": address.password or None,
     }
     if address.tls:
         options["ssl"] = True
-        options |= {ours: words[word] for word, ours in _TLS_WORDS.items() if word in words}
+        files = {
+            "ssl_ca_certs": address.ca,
+            "ssl_certfile": address.cert,
+            "ssl_keyfile": address.key,
+        }
+        options |= {word: path for word, path in files.items() if path}
     return options
-
-
-def _database(address: StoreAddress) -> int:
-    return int(dict(address.options).get("database", address.db))
 
 
 def may_pass(error: RedisError) -> bool:

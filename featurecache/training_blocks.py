@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featurecache.arrow_values import Mask, arrow_type, to_arrow, to_values
+from featurecache.arrow_columns import Mask, read_column
+from featurecache.arrow_values import arrow_type, to_arrow
 from featurecache.columns import ColumnType, Values
 from featurecache.errors import FeatureError, RowError
 from featurecache.manifest import FeatureRef, OnDemandSpec
@@ -194,7 +195,7 @@ def _given(
 ) -> Values:
     """A column of the spine as a feature: what a request would carry."""
     try:
-        values, nulls = to_values(type_, block.column(name))
+        values, nulls = read_column(type_, block.column(name))
     except RowError as error:
         raise RowError(f"{plan.spine.label}: column '{name}': {error}") from None
     needs_value = not type_.is_float and not (kind == "key" and type_.is_string)

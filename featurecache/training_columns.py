@@ -14,9 +14,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from featurecache.arrow_values import Array, Mask, to_values
+from featurecache.arrow_columns import Mask, read_column
+from featurecache.arrow_values import Array
 from featurecache.codec import default_column
-from featurecache.columns import Int64, Values
+from featurecache.columns import Int64, Values, parse_type
 from featurecache.errors import RowError
 from featurecache.manifest import FeatureRef, Manifest
 from featurecache.point_in_time import JoinKey
@@ -57,7 +58,7 @@ class JoinedView:
         self.columns = list(columns)
         self.counts = {name: Counts() for name in columns}
         self.keys = [
-            JoinKey(renamed.get(own, own), own, type_ == "string")
+            JoinKey(renamed.get(own, own), own, parse_type(type_))
             for own, type_ in manifest.entity(spec.entity).keys.items()
         ]
         self.status_column = f"{use_name(spec.name, renamed)}__status"
@@ -75,7 +76,7 @@ class JoinedView:
 
         Raises ``RowError`` for a value that is none of its declared type.
         """
-        ages, unknown = to_values(Int64, age)
+        ages, unknown = read_column(Int64, age)
         missing = unknown | (ages > self._retention_us)  # the store would have forgotten it
         stale = ~missing & (ages > self._max_age_us)
         replaced = missing if self.spec.on_stale == "use" else missing | stale
@@ -94,7 +95,7 @@ class JoinedView:
         spec = self.spec.column(name)
         type_ = spec.parsed
         try:
-            values, nulls = to_values(type_, column)
+            values, nulls = read_column(type_, column)
         except RowError as error:
             raise RowError(f"column '{self.spec.name}.{name}': {error}") from None
         nulls = nulls & ~replaced

@@ -31,14 +31,10 @@ from featurecache.errors import DefinitionError, FeatureError, RowError
 from featurecache.manifest import FeatureRef, Manifest, ServiceSpec
 from featurecache.on_demand import NO_FUNCTIONS, Functions
 from featurecache.parquet_files import (
-    ANYTHING,
-    EVENT_TIME,
-    Expectation,
     ParquetFiles,
+    Wanted,
     checked_files,
     column_names_of,
-    expected,
-    expected_key,
     pattern_files,
     source_files,
 )
@@ -144,14 +140,12 @@ def _planned(
     names = column_names(service.refs)
     paths = pattern_files(spine.path)
     keep = _kept(spine, column_names_of(paths[0]), service, names)
-    wanted: dict[str, Expectation] = dict.fromkeys(keep, ANYTHING)
-    wanted |= {key: expected_key(type_) for key, type_ in keys.items()}
     inputs = [ref.name for ref in refs if ref.kind == "input"]
-    wanted |= {one: expected(manifest.input(one).parsed) for one in inputs}
-    wanted[spine.event_time] = EVENT_TIME
+    types = keys | {one: manifest.input(one).parsed for one in inputs}
+    wanted = Wanted(types, spine.event_time, keep)
     files = checked_files(str(Path(spine.path).name), paths, _base(paths), wanted, is_strict=True)
     views = joined_views(manifest, refs)
-    sources = [_source(manifest, view, data) for view in views]
+    sources = [_source(view, data) for view in views]
     return _Plan(manifest, service, refs, keys, views, sources, files, names, keep)
 
 
@@ -178,18 +172,16 @@ def _base(paths: Sequence[Path]) -> Path:
     return base
 
 
-def _source(manifest: Manifest, view: JoinedView, data: Path) -> ParquetFiles:
+def _source(view: JoinedView, data: Path) -> ParquetFiles:
     spec = view.spec
     if spec.source is None:
         raise DefinitionError(
             f"view '{spec.name}' has no source: its rows come by push alone, and nothing of it is known of the past"
         )
-    wanted = {name: expected(spec.column(name).parsed) for name in view.columns}
-    for key, text in manifest.entity(spec.entity).keys.items():
-        wanted[key] = expected_key(parse_type(text))
-    wanted[spec.source.event_time] = EVENT_TIME
+    types = {name: spec.column(name).parsed for name in view.columns}
+    types |= {key.view: key.type for key in view.keys}
     paths = source_files(data, spec.source.path)
-    return checked_files(spec.source.path, paths, data, wanted)
+    return checked_files(spec.source.path, paths, data, Wanted(types, spec.source.event_time))
 
 
 def files_event_time(view: JoinedView) -> str:
@@ -202,12 +194,12 @@ def _joined(
     plan: _Plan, spine: Spine, join: PointInTime, tell: Progress
 ) -> tuple[list[Path], TimeRange, list[TimeRange]]:
     """One file per view, row by row beside the spine."""
-    spine_times = join.times(plan.spine, spine.event_time, list(plan.keys))
+    spine_times = join.times(plan.spine, spine.event_time, plan.keys)
     joined, times = [], []
     for number, (view, files) in enumerate(zip(plan.views, plan.sources, strict=True)):
         tell(f"join {view.spec.name}", number, len(plan.views))
         event_time = files_event_time(view)
-        times.append(join.times(files, event_time, [key.view for key in view.keys]))
+        times.append(join.times(files, event_time, {key.view: key.type for key in view.keys}))
         types = [view.spec.column(name).parsed for name in view.columns]
         joined.append(
             join.join(

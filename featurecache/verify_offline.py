@@ -99,7 +99,7 @@ class RawView:
 
     def _entities(self, batch: Any) -> Iterator[Entity | None]:
         """None where a key is null or an empty string."""
-        columns = [batch.column(key).to_pylist() for key in self._keys]
+        columns = [_plain(batch.column(key)).to_pylist() for key in self._keys]
         for entity in zip(*columns, strict=True):
             yield None if None in entity or "" in entity else entity
 
@@ -107,6 +107,14 @@ class RawView:
 def key_kinds(manifest: Manifest, view: ViewSpec) -> list[ColumnType]:
     """The types of an entity's keys."""
     return [parse_type(text) for text in manifest.entity(view.entity).keys.values()]
+
+
+def _plain(column: Any) -> Any:
+    """Texts that are written as bytes, as texts."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    is_bytes = pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
+    return column.cast(pa.string()) if is_bytes else column
 
 
 def _hash(seed: int, entity: Entity) -> int:
@@ -127,7 +135,7 @@ def _typed(type_: ColumnType, scalar: Any) -> object:
     """One value of a file as the declared type has it: Python's, or a list of them for vectors."""
     if not scalar.is_valid:
         return None
-    if type_.kind == "timestamp":
+    if type_.kind == "timestamp" and pa.types.is_timestamp(scalar.type):
         return _micros(pa.array([scalar.value], pa.int64()).cast(scalar.type))[0]
     value = scalar.as_py()
     if type_.length:

@@ -112,9 +112,7 @@ def parse_store_url(url: str) -> StoreAddress:
         _refuse(url, "has a blank or a control character; write it as %20 and so on")
     try:
         parts = urlsplit(url)
-    except (
-        ValueError
-    ):  # brackets that do not match, or signs no host has; its words repeat the password
+    except ValueError:  # its words may repeat the password
         _refuse(url, "cannot be read; check its brackets, and its letters for look-alikes")
     if parts.scheme not in _SCHEMES:
         _refuse(url, f"must begin with one of {', '.join(f'{one}://' for one in _SCHEMES)}")
@@ -175,8 +173,10 @@ def _place(
     if len(steps) > 1:
         _refuse(url, f"has too many parts after the host; write {_SHAPES[kind]}")
     hosts = authority.split(",")
-    if len(hosts) > (1 if kind == "server" else MAX_HOSTS):
-        _refuse(url, f"names too many hosts; write {_SHAPES[kind]}")
+    if kind == "server" and len(hosts) > 1:
+        _refuse(url, "names too many hosts; several need redis+sentinel:// or redis+cluster://")
+    if len(hosts) > MAX_HOSTS:
+        _refuse(url, f"names too many hosts; at most {MAX_HOSTS} are possible")
     default = DEFAULT_SENTINEL_PORT if kind == "sentinel" else DEFAULT_PORT
     return "", service, "".join(steps), tuple(_host(url, kind, one, default) for one in hosts)
 
@@ -254,4 +254,5 @@ def _number(url: str, kind: Kind, text: str, what: str, least: int, most: int) -
 
 
 def _refuse(url: str, why: str) -> NoReturn:
-    raise StoreUrlError(f"the store's address '{without_password(url)}' {why}")
+    message = f"the store's address '{without_password(url)}' {why}"
+    raise StoreUrlError(message) from None  # what it came from may hold the password

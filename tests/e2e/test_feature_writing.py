@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import permutations
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import redis
 
 from featurecache.codec import RowCodec, is_sound
 from featurecache.columns import Float32, Int64, String, Values, Vector
 from featurecache.errors import RowError, SourceError
 from featurecache.keys import key_frame
 from featurecache.schema import RowSchema
-from featurecache.store_client import StoreClients
+from featurecache.store_client import StoreClients, _NamedConnection
 from featurecache.writing import RowWriter, WriteCounts
+from tests.support.certificates import Authority
 from tests.support.redis_servers import SentinelTrio, ValkeyCluster, ValkeyServer
 from tests.support.tcp_proxy import TcpProxy
 
@@ -237,6 +242,38 @@ def test_a_wrong_password_and_a_replica_are_told() -> None:
         pytest.raises(SourceError, match="replica"),
     ):
         put(clients, 1, row(1, now, now), patience_s=0.3)
+
+
+@pytest.mark.parametrize("kind", ["server", "cluster", "sentinel"])
+def test_tls_looks_for_the_name_that_the_address_says(tmp_path: Path, kind: str) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.sign("store")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.certificate, pair.key)
+    with ValkeyServer() as own, TcpProxy(own.port, context) as proxy:
+        place = {
+            "server": f"rediss://127.0.0.1:{proxy.port}",
+            "cluster": f"rediss+cluster://127.0.0.1:{proxy.port}",
+            "sentinel": f"rediss+sentinel://127.0.0.1:{proxy.port}/main",
+        }[kind]
+        for name, told in (("127.0.0.1", ""), ("elsewhere.example", "elsewhere.example")):
+            with StoreClients(f"{place}?ca={authority.file}&server_name={name}") as clients:
+                client = clients.seeds()[0] if kind == "cluster" else clients.server()
+                if kind == "sentinel":  # who are asked first, and the master likewise
+                    pool: Any = client.connection_pool
+                    client = pool.sentinel_manager.sentinels[0]
+                    assert pool.connection_kwargs["server_name"] == name
+                    assert pool.connection_class.__mro__.index(_NamedConnection) > 0
+                said = _refusal(client.ping)
+                assert (told in said) if told else not said, said
+
+
+def _refusal(ask: Callable[[], object]) -> str:
+    try:
+        ask()
+    except redis.RedisError as error:
+        return str(error)
+    return ""
 
 
 @pytest.mark.parametrize("keep_us", [None, 3600 * SECOND_US])

@@ -83,6 +83,21 @@ def test_no_file_a_folder_and_no_folder_are_told(tmp_path: Path) -> None:
         view_of(tmp_path, Column("x", Float32))
     with pytest.raises(RowError, match="is no folder"):
         view_of(tmp_path / "none", Column("x", Float32))
+    (tmp_path / "a.parquet").mkdir()
+    with pytest.raises(RowError, match="no file matches"):
+        view_of(tmp_path, Column("x", Float32))
+
+
+def test_files_that_no_join_could_read_as_one_are_not_loaded_either(tmp_path: Path) -> None:
+    write(tmp_path, "a.parquet", x=pa.array([1.0, 2.0, 3.0], pa.float32()))
+    for column in ({"x": pa.array([1, 2, 3])}, {"x": [1.0] * 3, "at": AT.cast(pa.timestamp("us"))}):
+        write(tmp_path, "b.parquet", **column)
+        with pytest.raises(RowError, match=r"b\.parquet: column '.*write all files of a source"):
+            view_of(tmp_path, Column("x", Float32))
+    for name in ("X", "file_index"):
+        write(tmp_path, "b.parquet", **{"x": [1.0] * 3, name: [1, 2, 3]})
+        with pytest.raises(RowError, match=r"b\.parquet: .*rename (it|one)"):
+            view_of(tmp_path, Column("x", Float32))
 
 
 def test_all_that_is_wrong_with_all_files_is_told_at_once(tmp_path: Path) -> None:
@@ -96,6 +111,7 @@ def test_all_that_is_wrong_with_all_files_is_told_at_once(tmp_path: Path) -> Non
     assert "column 'y' is missing (there are uid, at, x)" in told
     assert "b.parquet: column 'x' is missing" in told
     assert "c.parquet: not a Parquet file" in told
+    assert told.startswith("view 'v': ")
 
 
 def test_a_file_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:

@@ -350,7 +350,8 @@ def test_shares_no_code_that_reads_joins_or_encodes() -> None:
     code = (
         "import sys, featurecache.verify\n"
         "print(sorted(set(sys.modules) & {f'featurecache.{one}' for one in ('codec', 'loader', 'writing', "
-        "'training_set', 'training_columns', 'arrow_values', 'parquet_files', 'point_in_time', 'keys')}), "
+        "'training_set', 'training_columns', 'arrow_columns', 'arrow_values', 'parquet_files', 'parquet_source', "
+        "'point_in_time', 'keys')}), "
         "'duckdb' in sys.modules)"
     )
     done = subprocess.run(

@@ -32,12 +32,16 @@ from foundation.store_url import (
                 hosts=(("cache", 6379),),
                 username="ann",
                 password="p@ss:word",
-                options=(("client_name", "a"),),
+                client_name="a",
             ),
         ),
         ("redis://cache?db=4", StoreAddress("server", hosts=(("cache", 6379),), db=4)),
         ("unix:///run/a%20b.sock?db=2", StoreAddress("unix", path="/run/a b.sock", db=2)),
         ("unix://:secret@/s.sock", StoreAddress("unix", path="/s.sock", password="secret")),
+        (
+            "unix:///s.sock?username=ann&password=p%40",
+            StoreAddress("unix", path="/s.sock", username="ann", password="p@"),
+        ),
         (
             "redis+sentinel://:pw@a,b:7/main/2",
             StoreAddress(
@@ -45,6 +49,23 @@ from foundation.store_url import (
             ),
         ),
         ("rediss+sentinel://a/main", StoreAddress("sentinel", True, (("a", 26379),), "", "main")),
+        (
+            "redis+sentinel://a/main?sentinel_user=eve&sentinel_password=x&db=1",
+            StoreAddress(
+                "sentinel",
+                hosts=(("a", 26379),),
+                service="main",
+                db=1,
+                sentinel_user="eve",
+                sentinel_password="x",
+            ),
+        ),
+        (
+            "rediss://a?ca=/ca&cert=/c&key=/k&server_name=b",
+            StoreAddress(
+                "server", True, (("a", 6379),), ca="/ca", cert="/c", key="/k", server_name="b"
+            ),
+        ),
         ("redis+cluster://a:1,b", StoreAddress("cluster", hosts=(("a", 1), ("b", 6379)))),
         ("rediss+cluster://a/0", StoreAddress("cluster", True, (("a", 6379),))),
     ],
@@ -74,6 +95,23 @@ def test_addresses_that_can_be_used(url: str, address: StoreAddress) -> None:
         ("redis://a,b", "too many hosts"),
         ("redis://[::1", "cannot be read"),
         ("redis://[::1]7", "cannot be read"),
+        ("redis://h\u2100st", "cannot be read"),
+        ("redis://ann@cache", "write USER:PASSWORD@"),
+        ("redis://@cache", "write USER:PASSWORD@"),
+        ("redis://cache?username=ann", "write USER:PASSWORD@"),
+        ("redis://ann:x@cache?password=y", "password twice"),
+        (
+            "redis://cache?timeout=5",
+            "timeout has no meaning after the '\\?'; possible: client_name, db",
+        ),
+        ("unix:///s.sock?database=2", "database has no meaning"),
+        ("redis://cache?ca=/x", "ca has no meaning"),
+        ("redis://cache?sentinel_user=a", "sentinel_user has no meaning"),
+        ("redis://cache?db=1&db=1", "stands twice"),
+        ("redis://cache?client_name=a%20b", "printable ASCII"),
+        ("redis://cache?client_name", "WORD=VALUE"),
+        ("redis://ann:a?b=c@cache", "write a '\\?' in a password as %3F"),
+        ("rediss://cache?key=/k", "needs cert="),
         ("redis://ca che", "blank"),
         ("redis://cache\n", "blank"),
         ("redis://cache#1", "%23"),
@@ -126,10 +164,20 @@ def test_no_complaint_shows_a_password(password: str, scheme: str) -> None:
         parse_store_url(url)
     assert secret not in str(refused.value)
     assert "<<" not in str(refused.value)
+    assert ">>" not in str(refused.value)
+
+
+def test_a_password_that_no_host_could_have_is_not_shown_either() -> None:
+    with pytest.raises(StoreUrlError) as refused:
+        parse_store_url("redis://ann:s\u2100cret@cache")
+    assert "cret" not in str(refused.value)
+    assert refused.value.__cause__ is None
+    assert refused.value.__suppress_context__
 
 
 def test_an_address_shows_no_password() -> None:
-    address = parse_store_url("redis://ann:hush@cache:1/2?sentinel_password=hush")
+    address = parse_store_url("redis+sentinel://ann:hush@cache:1/main/2?sentinel_password=hush")
+    assert address.name == "redis+sentinel://cache:1/main"
     assert "hush" not in repr(address)
     assert "hush" not in str(msgspec.structs.replace(address, db=1))
 
@@ -142,7 +190,9 @@ def test_redis_py_reads_the_same_socket(path: str) -> None:
     assert (found["path"], found["db"]) == (path, 3)
 
 
-@pytest.mark.parametrize("url", ["redis://ann:p%40s@cache:7/2", "rediss://[::1]?db=5"])
+@pytest.mark.parametrize(
+    "url", ["redis://ann:p%40s@cache:7/2", "rediss://[::1]?db=5", "redis://c/1?db=2&password=p"]
+)
 def test_redis_py_reads_the_same_server(url: str) -> None:
     address = parse_store_url(url)
     found = redis.ConnectionPool.from_url(url).connection_kwargs
