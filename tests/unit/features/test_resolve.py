@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 from featurecache.assembly import ModelInput
-from featurecache.columns import parse_type
-from featurecache.compiling import compile_manifest
 from featurecache.definitions import (
-    Bool,
     Column,
     Entity,
     FeatureService,
     FeatureView,
     Float32,
-    Float64,
-    Input,
     Int32,
-    Int64,
-    Project,
     String,
-    Vector,
-    on_demand,
 )
-from featurecache.errors import FeatureError, RowError, UnfillableError
-from featurecache.lookup_waiting import UNREACHABLE
-from featurecache.manifest import Manifest
-from featurecache.on_demand import Computed, Functions
-from featurecache.resolve import MAX_ROWS, ServicePlan
+from featurecache.errors import RowError
+from featurecache.resolve import MAX_ROWS
 from featurecache.schema import RowSchema
 from featurecache.status import Status
 from tests.unit.features.feature_plans import (
@@ -43,48 +30,18 @@ from tests.unit.features.feature_plans import (
     row_of,
     texts,
 )
-
-AIRPORT = Entity("airport", keys={"origin": String})
-FLIGHT = Entity("flight", keys={"carrier": String, "number": Int64})
-DISTANCE = Input("distance", Float32)
-WEATHER = FeatureView(
-    "weather",
-    entity=AIRPORT,
-    columns=[
-        Column("temp", Float32),
-        Column("wind", Float32, default=-1.0),
-        Column("sky", String, default="clear"),
-        Column("hourly", Vector(Float32, 2)),
-        Column("open", Bool, default=True),
-    ],
-    max_age="1h",
-    cache_ttl="1m",
+from tests.unit.features.request_cases import (
+    AIRPORT,
+    DELAY,
+    DISTANCE,
+    FLIGHT,
+    WEATHER,
+    X,
+    delay,
+    numbers,
+    row_keys,
+    weather,
 )
-DELAY = FeatureView("delay", entity=FLIGHT, columns=[Column("late", Float64, default=0.25)])
-X = ModelInput("x", "FP32", (-1, -1))
-
-
-def _weather(origin: bytes, age_s: float = 60, **values: Any) -> dict[bytes, bytes | None]:
-    given = {"temp": 1.5, "wind": 2.5, "sky": b"fog", "hourly": [3, 4], "open": False} | values
-    schema = RowSchema([(column.name, column.type) for column in WEATHER.columns])
-    row = row_of(schema, given, event_us=NOW_US - round(age_s * SECOND_US))
-    return {b"hr:p:{airport:%b}:weather" % origin: row}
-
-
-def _delay(flight: bytes, late: float | None) -> dict[bytes, bytes | None]:
-    row = row_of(RowSchema([("late", parse_type("float64"))]), {"late": late})
-    return {b"hr:p:{flight:%b}:delay" % flight: row}
-
-
-def _numbers(*values: int, kind: str = "i8") -> np.ndarray:
-    return np.array(values, kind).reshape(-1, 1)
-
-
-def _keys(
-    plan: ServicePlan, inputs: Sequence[np.ndarray], context: tuple[Any, ...] = ()
-) -> list[list[bytes]]:
-    return [view.keys for view in plan.wanted(inputs, context).views]
-
 
 # -- good requests --------------------------------------------------------------------------------
 
@@ -94,9 +51,9 @@ def test_one_tensor_of_everything() -> None:
         "s", [DISTANCE, WEATHER["wind"], WEATHER["hourly"], DELAY["late"], WEATHER["open"]]
     )
     plan = plan_of(service, X)
-    store = _weather(b"JFK") | _weather(b"LGA", wind=9, hourly=[5, 6], open=True)
-    store |= _delay(b"UA|12", 0.5) | _delay(b"AA|-3", 1e300)
-    inputs = [texts(b"JFK", b"LGA"), texts(b"UA", b"AA"), _numbers(12, -3), floats(100, 200)]
+    store = weather(b"JFK") | weather(b"LGA", wind=9, hourly=[5, 6], open=True)
+    store |= delay(b"UA|12", 0.5) | delay(b"AA|-3", 1e300)
+    inputs = [texts(b"JFK", b"LGA"), texts(b"UA", b"AA"), numbers(12, -3), floats(100, 200)]
     filled = complete(plan, inputs, store)
     (x,) = filled.tensors
     assert x.dtype == np.float32
@@ -124,10 +81,10 @@ def test_several_tensors_of_several_types() -> None:
         ModelInput("number", "INT64", (-1,)),
         ModelInput("x", "FP32", (-1, 2)),
     )
-    store = _weather(b"JFK") | _delay(b"UA|1", 0.5)
+    store = weather(b"JFK") | delay(b"UA|1", 0.5)
     names = [one.name for one in plan.client_inputs]
     assert names == ["origin", "carrier", "number", "distance"]
-    inputs = [texts(b"JFK"), texts(b"UA"), _numbers(1), floats(7)]
+    inputs = [texts(b"JFK"), texts(b"UA"), numbers(1), floats(7)]
     found = complete(plan, inputs, store).tensors
     assert [one.tolist() for one in found] == [
         [[False]],
@@ -150,7 +107,7 @@ def test_one_view_asked_by_two_keys() -> None:
     service = FeatureService("s", [WEATHER["temp"], WEATHER.by(origin="dest")["temp"]])
     plan = plan_of(service, X)
     assert [one.name for one in plan.client_inputs] == ["origin", "dest"]
-    store = _weather(b"a", temp=1) | _weather(b"b", temp=2)
+    store = weather(b"a", temp=1) | weather(b"b", temp=2)
     inputs = [texts(b"a", b"b"), texts(b"b", b"a")]
     assert complete(plan, inputs, store).tensors[0].tolist() == [[1, 2], [2, 1]]
 
@@ -159,15 +116,15 @@ def test_keys_swapped() -> None:
     route = Entity("route", keys={"origin": String, "dest": String})
     routes = FeatureView("routes", entity=route, columns=[Column("a", Float32)])
     service = FeatureService("s", [routes["a"], routes.by(origin="dest", dest="origin")["a"]])
-    keys = _keys(plan_of(service, X), [texts(b"a"), texts(b"b")])
+    keys = row_keys(plan_of(service, X), [texts(b"a"), texts(b"b")])
     assert keys == [[b"hr:p:{route:a|b}:routes"], [b"hr:p:{route:b|a}:routes"]]
 
 
 def test_no_rows() -> None:
     service = FeatureService("s", [DISTANCE, WEATHER["temp"], WEATHER["hourly"], DELAY["late"]])
     plan = plan_of(service, X)
-    inputs = [texts(), texts(), _numbers(), floats()]
-    assert _keys(plan, inputs) == [[], []]
+    inputs = [texts(), texts(), numbers(), floats()]
+    assert row_keys(plan, inputs) == [[], []]
     filled = complete(plan, inputs, {})
     assert filled.tensors[0].shape == (0, 5)
     assert (filled.rows, filled.values, filled.defaulted_fraction) == (0, 0, 0.0)
@@ -178,7 +135,7 @@ def test_no_rows() -> None:
 
 def test_the_tensors_are_the_models_own() -> None:
     plan = plan_of(FeatureService("s", [DISTANCE, WEATHER["temp"]]), X)
-    inputs, store = [texts(b"JFK"), floats(1)], _weather(b"JFK")
+    inputs, store = [texts(b"JFK"), floats(1)], weather(b"JFK")
     before = dict(store)
     complete(plan, inputs, store).tensors[0][:] = 0
     assert inputs[1].tolist() == [[1]]
@@ -190,24 +147,21 @@ def test_the_tensors_are_the_models_own() -> None:
 
 def test_composite_keys_with_odd_bytes() -> None:
     plan = plan_of(FeatureService("s", [DELAY["late"]]), X)
-    inputs = [texts("é|".encode(), b"UA"), _numbers(-1, 2**63 - 1)]
-    assert _keys(plan, inputs) == [
+    inputs = [texts("é|".encode(), b"UA"), numbers(-1, 2**63 - 1)]
+    assert row_keys(plan, inputs) == [
         [b"hr:p:{flight:%C3%A9%7C|-1}:delay", b"hr:p:{flight:UA|9223372036854775807}:delay"]
     ]
 
 
 def test_empty_keys_name_no_entity_and_are_not_looked_up() -> None:
     plan = plan_of(FeatureService("s", [DELAY["late"], WEATHER["wind"]]), X)
-    inputs = [texts(b"", b"UA", b"UA"), _numbers(1, 2, 3), texts(b"JFK", b"", b"LGA")]
-    assert _keys(plan, inputs) == [
+    inputs = [texts(b"", b"UA", b"UA"), numbers(1, 2, 3), texts(b"JFK", b"", b"LGA")]
+    assert row_keys(plan, inputs) == [
         [b"hr:p:{flight:UA|2}:delay", b"hr:p:{flight:UA|3}:delay"],
         [b"hr:p:{airport:JFK}:weather", b"hr:p:{airport:LGA}:weather"],
     ]
     store = (
-        _delay(b"UA|2", 2)
-        | _delay(b"UA|3", 3)
-        | _weather(b"JFK", wind=7)
-        | _weather(b"LGA", wind=8)
+        delay(b"UA|2", 2) | delay(b"UA|3", 3) | weather(b"JFK", wind=7) | weather(b"LGA", wind=8)
     )
     filled = complete(plan, inputs, store)
     assert filled.tensors[0].tolist() == [[0.25, 7], [2, -1], [3, 8]]
@@ -267,11 +221,11 @@ def test_keys_from_parameters_and_headers_are_for_all_rows() -> None:
         keys={"carrier": "header:Carrier", "number": "parameter:n", "origin": "header:From"},
     )
     assert (plan.parameters, plan.headers) == (("n",), ("carrier", "from"))
-    assert _keys(plan, [floats(1, 2)], (12, "UA", "Zürich")) == [
+    assert row_keys(plan, [floats(1, 2)], (12, "UA", "Zürich")) == [
         [b"hr:p:{flight:UA|12}:delay"] * 2,
         [b"hr:p:{airport:Z%C3%BCrich}:weather"] * 2,
     ]
-    assert _keys(plan, [floats(1)], (12, None, "")) == [[], []]
+    assert row_keys(plan, [floats(1)], (12, None, "")) == [[], []]
     filled = complete(plan, [floats(1)], {}, context=(None, "UA", None))
     assert filled.tensors[0][0, :2].tolist() == [1, 0.25]
 
@@ -290,7 +244,7 @@ def test_keys_from_parameters_and_headers_are_for_all_rows() -> None:
 def test_integer_keys_from_elsewhere(value: Any, part: bytes) -> None:
     view = FeatureView("v", entity=Entity("e", keys={"id": Int32}), columns=[Column("a", Float32)])
     plan = plan_of(FeatureService("s", [DISTANCE, view["a"]]), X, keys={"id": "header:id"})
-    assert _keys(plan, [floats(1)], (value,)) == [[b"hr:p:{e:%b}:v" % part]]
+    assert row_keys(plan, [floats(1)], (value,)) == [[b"hr:p:{e:%b}:v" % part]]
 
 
 @pytest.mark.parametrize(
@@ -376,114 +330,3 @@ def test_inputs_of_different_lengths() -> None:
     plan = plan_of(FeatureService("s", [DISTANCE, WEATHER["temp"]]), X)
     with pytest.raises(RowError, match="the inputs have different numbers of rows"):
         plan.wanted([texts(b"a", b"b"), floats(1)], ())
-
-
-# -- what cannot be completed ---------------------------------------------------------------------
-
-
-def test_integer_columns_without_default_fail_the_request() -> None:
-    view = FeatureView("v", entity=AIRPORT, columns=[Column("n", Int32)])
-    plan = plan_of(FeatureService("s", [view["n"]]), X)
-    with pytest.raises(UnfillableError, match="its column 'n' has no default") as refused:
-        complete(plan, [texts(b"a", b"b")], {})
-    assert refused.value.status is Status.MISSING
-    with pytest.raises(UnfillableError) as refused:
-        complete(plan, [texts(b"a")], {b"hr:p:{airport:a}:v": UNREACHABLE})
-    assert refused.value.status is Status.DEFAULTED
-    # A caller who names no entity is told the same.
-    with pytest.raises(UnfillableError, match="has no row for an entity of the request"):
-        complete(plan, [texts(b"")], {})
-
-
-def test_the_share_of_defaults_counts_values() -> None:
-    plan = plan_of(
-        FeatureService("s", [WEATHER["wind"], WEATHER["sky"], DELAY["late"]]),
-        ModelInput("wind", "FP32", (-1, 1)),
-        ModelInput("sky", "BYTES", (-1, 1)),
-        ModelInput("late", "FP64", (-1, 1)),
-    )
-    inputs = [texts(b"JFK", b"LGA"), texts(b"UA", b"UA"), _numbers(1, 2)]
-    store = _weather(b"LGA", wind=None) | _delay(b"UA|1", 1) | _delay(b"UA|2", None)
-    filled = complete(plan, inputs, store)
-    assert (filled.defaulted_values, filled.values) == (2, 6)  # nulls were written as such
-    assert filled.defaulted_fraction == pytest.approx(1 / 3)
-
-
-# -- on-demand features ---------------------------------------------------------------------------
-
-
-def _functions(manifest: Manifest, *features: Any) -> Functions:
-    """The real functions, without the file that they would come from."""
-    bools = {"open"}
-    return Functions(
-        {
-            one.name: Computed(
-                manifest.on_demand_feature(one.name),
-                one.function,
-                [ref.column in bools for ref in manifest.on_demand_feature(one.name).inputs],
-            )
-            for one in features
-        }
-    )
-
-
-def test_functions_see_columns_and_feed_each_other() -> None:
-    seen: list[Any] = []
-
-    @on_demand(
-        inputs=[
-            WEATHER["hourly"],
-            DISTANCE,
-            WEATHER["sky"],
-            AIRPORT["origin"],
-            WEATHER["open"],
-            Input("v", Vector(Float32, 1)),
-        ],
-        output=Column("total", Float32),
-    )
-    def total(*columns: Any) -> Any:
-        seen.extend((one.shape, one.dtype, one.tolist()) for one in columns)
-        return columns[0].sum(axis=1) + columns[1]
-
-    @on_demand(inputs=[total], output=Column("pair", Vector(Float64, 2)))
-    def pair(values: Any) -> Any:
-        return np.stack([values, -values], axis=1)
-
-    @on_demand(inputs=[AIRPORT["origin"]], output=Column("shout", String))
-    def shout(names: Any) -> Any:
-        return [one.decode().upper() for one in names]
-
-    service = FeatureService("s", {"x": [pair, total], "name": [shout]})
-    manifest = compile_manifest([Project("p"), service])
-    plan = plan_of(
-        service,
-        X,
-        ModelInput("name", "BYTES", (-1,)),
-        manifest=manifest,
-        functions=_functions(manifest, total, pair, shout),
-    )
-    assert [one.name for one in plan.client_inputs] == ["origin", "distance", "v"]
-    inputs = [texts(b"jfk", b"lga"), floats(10, 20), floats(1, 2)]
-    found = complete(plan, inputs, _weather(b"jfk") | _weather(b"lga", hourly=[1, 1])).tensors
-    assert found[0].tolist() == [[17, -17, 17], [22, -22, 22]]
-    assert found[1].tolist() == [b"JFK", b"LGA"]
-    assert seen == [
-        ((2, 2), np.dtype("f4"), [[3, 4], [1, 1]]),
-        ((2,), np.dtype("f4"), [10, 20]),
-        ((2,), np.dtype(object), [b"fog", b"fog"]),
-        ((2,), np.dtype(object), [b"jfk", b"lga"]),
-        ((2,), np.dtype(bool), [False, False]),
-        ((2, 1), np.dtype("f4"), [[1], [2]]),  # a vector of one is a vector
-    ]
-
-
-def test_functions_that_fail_name_their_feature() -> None:
-    @on_demand(inputs=[DISTANCE], output=Column("bad", Float32))
-    def bad(distance: Any) -> Any:
-        raise ZeroDivisionError("x")
-
-    service = FeatureService("s", [bad])
-    manifest = compile_manifest([Project("p"), service])
-    plan = plan_of(service, X, manifest=manifest, functions=_functions(manifest, bad))
-    with pytest.raises(FeatureError, match="on-demand feature 'bad' fails: ZeroDivisionError: x"):
-        complete(plan, [floats(1)], {})
