@@ -82,7 +82,8 @@ async def dial(
         raise _failed(
             connection, f"{name}: no connection within {limits.connect_timeout_s * 1e3:g} ms"
         ) from None
-    except (OSError, ValueError) as error:  # ValueError: a name that no resolver takes
+    # ValueError: a name that no resolver takes. OverflowError: a port that a sentinel or a node made up.
+    except (OSError, OverflowError, ValueError) as error:
         raise _failed(connection, f"{name}: {_plain(error)}") from error
     except asyncio.CancelledError:
         connection.abort(SourceError(f"{name}: closed"))
@@ -147,7 +148,7 @@ async def _shake_hands_resp2(connection: RespConnection, login: Login, name: str
         await _select(connection, login, name)
     if login.must_be_master:
         role = _insist(await connection.ask(b"ROLE"), name, "tell its role")
-        if role[0] != b"master":
+        if not isinstance(role, list) or role[:1] != [b"master"]:
             raise SourceError(f"{name}: the server is no master (any more)")
     return Session(connection, False, 2)
 
@@ -192,9 +193,9 @@ def _failed(connection: RespConnection, sentence: str) -> SourceError:
     return error
 
 
-def _plain(error: OSError | ValueError) -> str:
+def _plain(error: OSError | OverflowError | ValueError) -> str:
     """asyncio wraps the reason into words of its own; the reason is what helps."""
-    if isinstance(error, ValueError) and not isinstance(error, OSError):
+    if not isinstance(error, OSError):
         return f"not an address: {error}"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's certificate was not accepted: {error.verify_message}"

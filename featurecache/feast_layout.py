@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
 import msgspec
@@ -178,6 +178,11 @@ class Plan(msgspec.Struct):
     """Slots of keys whose id no entity of the kind can have: nothing is asked, there is no such row."""
 
 
+def _shape(manifest: Manifest, view: ViewSpec) -> tuple[object, ...]:
+    """All that decides how the rows of a view are found and packed."""
+    return view.entity, tuple(manifest.entity(view.entity).keys.items()), view.schema.id
+
+
 class FeastLayout:
     """How the views of a manifest lie in the store of feast's ``project``.
 
@@ -195,6 +200,19 @@ class FeastLayout:
         self._views = {
             one.name.encode(): FeastView(one, called.get(one.name, "")) for one in manifest.views
         }
+        self._made_as = {one.name: _shape(manifest, one) for one in manifest.views}
+
+    def check(self, manifest: Manifest, views: Iterable[str]) -> None:
+        """``DefinitionError`` for a view that a later manifest defines otherwise, or did not have before.
+
+        Feast's values carry no schema: what is read is packed as this layout's own manifest says.
+        """
+        for name in views:
+            if self._made_as.get(name) != _shape(manifest, manifest.view(name)):
+                raise DefinitionError(
+                    f"view '{name}' has changed since Feast's store was opened: keys and columns are read as "
+                    "they were defined at the start; start the server again"
+                )
 
     def plan(self, keys: Sequence[bytes]) -> Plan:
         """The reads for keys of ours (``keys.py``), which are all different."""

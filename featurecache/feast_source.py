@@ -37,7 +37,7 @@ class FeastSource:
     ) -> None:
         find = _always(where) if isinstance(where, Address) else where
         self._link = NodeLink(find, login, limits, name or f"feast at {where}", random_unit)
-        self._layout = layout
+        self.layout = layout
         self.on_invalidated: Invalidated | None = None
         """Never called: ``tracks`` is false."""
         self.unreadable_rows = 0
@@ -73,7 +73,7 @@ class FeastSource:
             sentence = f"{link.name}: a fetch has 1 to {MAX_KEYS_OF_A_FETCH} keys, not {len(keys)}"
             link.refuse(done, SourceError(sentence))
             return
-        plan = self._layout.plan(keys)
+        plan = self.layout.plan(keys)
         commands = [command for reads in plan.reads for command in reads.commands()]
         told = partial(self._answered, done, len(keys), plan)
         if commands:

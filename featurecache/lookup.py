@@ -92,8 +92,9 @@ class RowLookup:
         complete = True
         for view in wanted:
             if view.caching.cache_ttl_s <= self._uncached_ttl_s:
-                rows += [WAITING] * len(view.keys)
-                complete = False
+                if view.keys:  # else there is nothing to wait for
+                    rows += [WAITING] * len(view.keys)
+                    complete = False
                 continue
             for key in view.keys:
                 entry = find(key)

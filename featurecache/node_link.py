@@ -134,7 +134,10 @@ class NodeLink:
                 await self._lost.wait()
                 if loop.time() - up_s > self._limits.backoff_max_s:
                     pause_s = self._limits.backoff_min_s
-            except SourceError as error:
+            except Exception as error:
+                if not isinstance(error, SourceError):  # nobody has thought of it: still no end
+                    logger.exception("connecting to %s failed", self.name)
+                    error = SourceError(f"{self.name}: {error!r}")
                 self._note_down(error)
                 self._tell_change()
             tried.set()

@@ -48,7 +48,7 @@ class SentinelResolver:
                 continue
             match reply:
                 case [bytes(host), bytes(port)] if port.isdigit():
-                    return Address(host.decode(), int(port))
+                    return Address(host.decode(errors="replace"), int(port))
                 case ReplyError():
                     said.append(f"sentinel {sentinel}: {reply}")
                 case _:

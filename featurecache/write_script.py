@@ -73,7 +73,7 @@ return counts
 a row is kept after its event time or "", "1" to read stored rows whole, then one row per name. Returns how many were
 created, newer, rewritten and older. A stored value that is no row of this format counts as if there were none.
 
-One ``SET … PXAT`` per kept row: ``MSET`` and a ``PEXPIREAT`` per row cost the store a little more (measured). ``%d`` is
+One ``SET … PXAT`` per kept row: ``MSET`` and a ``PEXPIREAT`` per row cost the store no less (measured). ``%d`` is
 the faster format, where the server's long integers are wide enough for it."""
 
 SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest().encode()

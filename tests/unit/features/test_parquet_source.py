@@ -94,6 +94,11 @@ def test_files_that_no_join_could_read_as_one_are_not_loaded_either(tmp_path: Pa
         write(tmp_path, "b.parquet", **column)
         with pytest.raises(RowError, match=r"b\.parquet: column '.*write all files of a source"):
             view_of(tmp_path, Column("x", Float32))
+    write(tmp_path, "a.parquet", x=["a", "b", "c"])
+    write(tmp_path, "b.parquet", x=pa.array([b"a", b"b", b"c"], pa.binary()))
+    with pytest.raises(RowError, match=r"'x' is binary, and string in a\.parquet"):
+        view_of(tmp_path, Column("x", String))
+    write(tmp_path, "a.parquet", x=[1.0, 2.0, 3.0])
     for name in ("X", "file_index"):
         write(tmp_path, "b.parquet", **{"x": [1.0] * 3, name: [1, 2, 3]})
         with pytest.raises(RowError, match=r"b\.parquet: .*rename (it|one)"):
