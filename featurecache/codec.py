@@ -212,7 +212,9 @@ class RowCodec:
 
     def reads(self, row: bytes) -> bool:
         """Whether a sound row is of this schema or of one before it."""
-        return row[:8] == self.schema.head or row[:8] in self._older
+        head = row[:8]
+        schema = self.schema if head == self.schema.head else self._older.get(head)
+        return schema is not None and schema.may_have(len(row))
 
     def renew(self, rows: Sequence[bytes]) -> list[bytes]:
         """The same rows, those of older schemas rewritten to today's; columns that they lack get their defaults, or are

@@ -210,8 +210,8 @@ class FeastLayout:
         for name in views:
             if self._made_as.get(name) != _shape(manifest, manifest.view(name)):
                 raise DefinitionError(
-                    f"view '{name}' has changed since Feast's store was opened: keys and columns are read as "
-                    "they were defined at the start; start the server again"
+                    f"view '{name}' is new, or has changed, since Feast's store was opened: keys and columns are "
+                    "read as they were defined at the start; start the server again"
                 )
 
     def plan(self, keys: Sequence[bytes]) -> Plan:

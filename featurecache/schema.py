@@ -93,6 +93,10 @@ class RowSchema:
         self.head = _HEAD.pack(FORMAT_VERSION, flags, HEADER_BYTES, self.id)
         """The first 8 bytes of every row of this schema."""
 
+    def may_have(self, row_bytes: int) -> bool:
+        """Whether a row of this schema can be so long: one that is not would shift those that are read beside it."""
+        return row_bytes == self.row_bytes if self.is_fixed else row_bytes >= self.row_bytes
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RowSchema) and self.columns == other.columns
 

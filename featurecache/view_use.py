@@ -155,6 +155,7 @@ class ViewUse:
             return (
                 row is not None
                 and row[:8] == self._head
+                and self._schema.may_have(len(row))
                 and now_us - int.from_bytes(row[8:16], "little", signed=True) <= self._max_age_us
             )
         try:
@@ -162,6 +163,9 @@ class ViewUse:
         except TypeError:
             return False
         if not rows or len(joined) != 16 * len(rows):
+            return False
+        lengths, may_have = set(map(len, rows)), self._schema.may_have  # type: ignore[arg-type]  # none is None
+        if not (may_have(min(lengths)) and may_have(max(lengths))):
             return False
         starts = np.frombuffer(joined, "<i8").reshape(len(rows), 2)
         return bool((starts[:, 0] == self._head_number).all()) and (

@@ -29,6 +29,7 @@ from gateway.edge.grpc_front import GrpcFront
 from gateway.edge.http_front import HttpFront
 from gateway.edge.listeners import LOOP_TURN_S, HttpServer, listen
 from gateway.edge.server_info import ServerInfo
+from gateway.feast_serving import layout_of
 from gateway.feature_looking import open_looking
 from gateway.feature_serving import FeatureFit, FeatureServing, open_store_in_thread, row_source
 from gateway.feature_writing import open_pushes
@@ -91,9 +92,9 @@ class Gateway:
         repository = self.settings.repository
         self._fit: Fit = fit_nothing
         if self.settings.features.manifest:
-            self._fit = FeatureFit(self.settings.features)
             self._store = await open_store_in_thread(self.settings.store)
             self._source = row_source(self.settings.features, self._store)
+            self._fit = FeatureFit(self.settings.features, layout_of(self._source))
         self.repository = await asyncio.to_thread(
             load_repository,
             Path(repository.models),

@@ -18,7 +18,9 @@ from backends.model_settings import FeaturesSettings
 from backends.signature import Signature, TensorSpec
 from featurecache.assembly import ModelInput
 from featurecache.breaker import BreakerLimits
+from featurecache.compiling import needed_refs
 from featurecache.errors import FeatureError
+from featurecache.feast_layout import FeastLayout
 from featurecache.lookup import RowLookup
 from featurecache.lookup_limits import LookupLimits
 from featurecache.manifest import Manifest, decode_manifest
@@ -29,6 +31,7 @@ from featurecache.resolve import ServicePlan
 from featurecache.source_limits import SourceLimits
 from featurecache.status import Status
 from foundation.store import Store, StoreError, StoreSettings, open_store
+from gateway.feast_serving import feast_source
 from gateway.messages import RoutedRequest
 from gateway.pipeline.enrich import Enrich, FeatureMeters, ServiceEnrichment
 from gateway.ports import Clock, Servable, Service
@@ -46,8 +49,10 @@ class FeatureFit:
     The manifest is read anew for each version that is loaded, so that a reload takes up what was applied since.
     """
 
-    def __init__(self, settings: FeatureSettings) -> None:
+    def __init__(self, settings: FeatureSettings, layout: FeastLayout | None = None) -> None:
+        """``layout``: of Feast's store, which stays as it was opened."""
         self._path = manifest_path(settings)
+        self._layout = layout
 
     def __call__(
         self, features: FeaturesSettings, signature: Signature, /
@@ -57,9 +62,13 @@ class FeatureFit:
             return None
         try:
             manifest = read_manifest(self._path)
+            service = manifest.service(features.service)
+            if self._layout is not None:
+                needed = needed_refs(manifest, service)
+                self._layout.check(manifest, [ref.name for ref in needed if ref.kind == "view"])
             plan = ServicePlan(
                 manifest,
-                manifest.service(features.service),
+                service,
                 [ModelInput(one.name, one.datatype, one.shape) for one in signature.inputs],
                 features.keys,
                 load_functions(manifest, self._path.parent),
@@ -241,7 +250,16 @@ async def open_store_in_thread(settings: StoreSettings) -> Store:
 
 
 def row_source(settings: FeatureSettings, store: Store) -> RowSource:
-    """Where rows come from, not connected yet; ``StoreError`` when the store's address cannot be used for that."""
+    """Where rows come from, not connected yet; ``StoreError`` when the store's address cannot be used for that.
+
+    Of Feast's rows the manifest says how they lie: without one there is no source.
+    """
+    if settings.layout == "feast":
+        try:
+            manifest = read_manifest(manifest_path(settings))
+            return feast_source(settings, store, manifest, source_limits(settings))
+        except FeatureError as error:
+            raise StoreError(f'[features] layout = "feast": {error}') from None
     try:
         return open_source(store.url, source_limits(settings))
     except FeatureError as error:

@@ -33,7 +33,8 @@ class LiveManifest:
             path = manifest_path(self._settings)
             try:
                 found = path.stat()
-                stamp: tuple[int, ...] = (found.st_mtime_ns, found.st_ino, found.st_size)
+                # Of the times, the one that a change of rights moves, too: a file may become readable.
+                stamp: tuple[int, ...] = (found.st_ctime_ns, found.st_ino, found.st_size)
             except OSError:
                 stamp = ()
             if stamp != self._stamp:

@@ -196,6 +196,10 @@ class FeatureSettings(msgspec.Struct, frozen=True):
     """The manifest that ``headrace features apply`` wrote, or its folder; empty: no features, and no store."""
     layout: Literal["packed", "feast"] = "packed"
     """How rows lie in the store: our own packed rows, or Feast's hashes, which are only read."""
+    feast_project: str = ""
+    """What the project is called in Feast; empty: as in the manifest."""
+    feast_views: str = ""
+    """Views that Feast calls otherwise: OURS=THEIRS, with commas between pairs."""
     connect_timeout_ms: Annotated[float, Meta(ge=1, le=60_000)] = 100.0
     """To reach the store, TLS included; it is tried again for ever, at most a second apart."""
     read_timeout_ms: Annotated[float, Meta(ge=1, le=60_000)] = 1000.0

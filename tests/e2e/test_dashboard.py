@@ -10,13 +10,20 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from featurecache.status import Status
 from gateway.core.admission import Admission, AdmissionLimits
 from gateway.errors import ErrorCode
 from gateway.telemetry.metrics import Metrics
+from tests.support import feature_rows
+from tests.support.feature_pushes import RestPusher, counted, profile
+from tests.support.feature_rows import BASKET_WIDTH, Rows, amounts, features_toml, users, write_seen
 from tests.support.models import identity, write_model
+from tests.support.protocol_callers import Ask, CallError, make_caller
 from tests.support.raw_http import RawHttp, floats_json, post_infer
+from tests.support.redis_servers import ValkeyServer
 from tests.support.server_process import CHECKOUT, ServerProcess
 
 GRAFANA = CHECKOUT / "deploy" / "grafana"
@@ -31,7 +38,8 @@ _SELECTOR = re.compile(r"\b([a-zA-Z_]\w*)\s*(?:\{([^}]*)\})?")
 _LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
 _GROUPING = re.compile(r"\b(?:by|without)\s*\(([^)]*)\)")
 _LABEL_VALUES = re.compile(r"label_values\((.*), (\w+)\)")
-_OUTCOME = re.compile(r'outcome(?:=~|!~|!=|=)"([^"]*)"')
+_NAMED_VALUES = re.compile(r"(\w+)\{([^}]*)\}")
+_VALUE = re.compile(r'(\w+)(?:=~|!~|!=|=)"([^"]*)"')
 _WORDS = {"by", "sum", "rate", "min", "max", "count", "or", "vector", "increase", "without"}
 _WORDS |= {"histogram_quantile", "and", "unless", "on", "ignoring", "group_left"}
 
@@ -69,18 +77,66 @@ def grouped_by(expression: str) -> set[str]:
     }
 
 
+def named_values(label: str) -> Iterator[tuple[str, str]]:
+    """(metric, value) wherever a selector names values of ``label``."""
+    for _, expression in expressions():
+        for metric, selector in _NAMED_VALUES.findall(expression):
+            for name, values in _VALUE.findall(selector):
+                if name == label:
+                    yield from ((metric, value) for value in values.split("|"))
+
+
 @pytest.fixture(scope="module")
-def known(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """The labels of every metric that a server with two workers shows, by the names of its samples."""
-    root: Path = tmp_path_factory.mktemp("models")
+def families(tmp_path_factory: pytest.TempPathFactory) -> list[Metric]:
+    """What a server with two workers and features shows after a little of everything."""
+    folder: Path = tmp_path_factory.mktemp("dashboard")
+    root = folder / "models"
     write_model(root, "identity", identity())
-    with ServerProcess(root, {"server.workers": 2}) as server:
-        with RawHttp(server.http) as connection:
-            connection.send(post_infer("identity", floats_json()))
-            assert connection.receive().status == 200
-        text = server.get_admin("/metrics")
+    write_seen(root, "basket", BASKET_WIDTH, features_toml("basket"))
+    guarded = features_toml("basket", more="max_defaulted_fraction = 0.25")
+    write_seen(root, "guarded", BASKET_WIDTH, guarded)
+    manifest = feature_rows.apply(folder / "features")
+    settings = {
+        "server.workers": 2,
+        "features.manifest": folder / "features",
+        "features.push": True,
+    }
+    with ValkeyServer() as store:
+        with store.client() as client:
+            Rows(client, manifest).put_users([1, 2])
+        with ServerProcess(root, {**settings, "store.redis_url": store.url}) as server:
+            with RawHttp(server.http) as connection:
+                connection.send(post_infer("identity", floats_json()))
+                assert connection.receive().status == 200
+            use_features(server)
+            return list(text_string_to_metric_families(server.get_admin("/metrics")))
+
+
+def use_features(server: ServerProcess) -> None:
+    """A row that is there and one that is not, a request refused for that, and a push."""
+    caller = make_caller("grpc", server)
+    try:
+        caller.ask(Ask("basket", [users([1, 99]), amounts([0, 1])]))
+        with pytest.raises(CallError) as refused:
+            caller.ask(Ask("guarded", [users([99]), amounts([0])]))
+        assert refused.value.status == "FAILED_PRECONDITION", refused.value
+    finally:
+        caller.close()
+    said = RestPusher(server).push("profile", [profile("u3", 3)])
+    assert said.counts == counted(created=1), said
+
+
+def values_of(families: list[Metric], metric: str, label: str) -> set[str]:
+    """The values of a label that the server shows."""
+    samples = [sample for family in families for sample in family.samples]
+    return {sample.labels[label] for sample in samples if sample.name == metric}
+
+
+@pytest.fixture(scope="module")
+def known(families: list[Metric]) -> dict[str, set[str]]:
+    """The labels of every metric, by the names of its samples."""
     found: dict[str, set[str]] = {}
-    for family in text_string_to_metric_families(text):
+    for family in families:
         plain = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
         for ending in plain.get(family.type, ("",)):
             found[family.name + ending] = set()
@@ -148,16 +204,29 @@ def test_every_panel_says_what_it_shows() -> None:
             assert panel["targets"], panel["title"]
 
 
-def test_outcomes_are_those_that_calls_can_have() -> None:
-    outcomes = {"ok", "taken", "over_limit"} | {code.value for code in ErrorCode}
-    named = {
-        outcome
-        for _, expression in expressions()
-        for value in _OUTCOME.findall(expression)
-        for outcome in value.split("|")
-    }
+def test_outcomes_are_those_that_there_can_be(families: list[Metric]) -> None:
+    of_calls = {"ok", "taken", "over_limit"} | {code.value for code in ErrorCode}
+    named: dict[str, set[str]] = {}
+    for metric, outcome in named_values("outcome"):
+        named.setdefault(metric, set()).add(outcome)
+    for metric in ("headrace_feature_lookup_rows_total", "headrace_feature_reads_total"):
+        shown = values_of(families, metric, "outcome")  # all of them, from the first moment
+        assert named.pop(metric) <= shown, metric
     assert named
-    assert named <= outcomes
+    for metric, outcomes in named.items():
+        assert outcomes <= of_calls, metric
+
+
+def test_statuses_are_those_that_rows_can_have(families: list[Metric]) -> None:
+    statuses = {one.name.lower() for one in Status}
+    assert values_of(families, "headrace_feature_rows_total", "status") == {"present", "missing"}
+    named = {status for _, status in named_values("status")}
+    assert {"missing", "stale", "defaulted", "error"} <= named <= statuses
+
+
+def test_everything_that_features_tell_is_watched(known: dict[str, set[str]]) -> None:
+    asked = {name for where, one in expressions() if "panel" in where for name, _ in series_of(one)}
+    assert {name for name in known if name.startswith("headrace_feature_")} <= asked
 
 
 def test_every_rule_is_whole() -> None:

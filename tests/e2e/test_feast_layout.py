@@ -50,10 +50,7 @@ def recorded(server: ValkeyServer) -> comparing.Said:
     """The server holds what feast wrote when it was recorded."""
     said = comparing.recorded()
     with server.client() as client:
-        client.flushall()
-        for key, fields in said["hashes"].items():
-            whole = {bytes.fromhex(field): bytes.fromhex(value) for field, value in fields.items()}
-            client.hset(bytes.fromhex(key), mapping=whole)
+        comparing.write(client, said)
     return said
 
 

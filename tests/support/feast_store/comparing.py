@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import redis
 
 from featurecache.codec import RowCodec, RowTable, is_sound
 from featurecache.columns import ColumnType
@@ -48,6 +49,16 @@ def recorded() -> Said:
     """What feast said when it was last asked."""
     said: Said = json.loads(RECORDED.read_text())
     return said
+
+
+def write(client: redis.Redis, said: Said) -> None:
+    """Let the server hold what feast wrote, and nothing else."""
+    client.flushall()
+    for key, fields in said["hashes"].items():
+        whole: dict[Any, Any] = {
+            bytes.fromhex(field): bytes.fromhex(value) for field, value in fields.items()
+        }
+        client.hset(bytes.fromhex(key), mapping=whole)
 
 
 def view_spec(name: str, entity: str, columns: Mapping[str, str]) -> ViewSpec:

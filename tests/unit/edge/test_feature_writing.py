@@ -219,6 +219,25 @@ def test_a_manifest_is_read_again_when_it_changed_and_not_lost_when_it_breaks(
     assert caplog.text.count("the one before stays") == 1
 
 
+def test_a_manifest_that_becomes_readable_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feature_rows.apply(tmp_path)
+    live = LiveManifest(FeatureSettings(manifest=str(tmp_path)))
+    with (
+        monkeypatch.context() as without_rights
+    ):  # who runs the tests may be root, who may read anything
+        without_rights.setattr(Path, "read_bytes", _refuse)
+        with pytest.raises(HeadraceError, match="cannot be read"):
+            live.get()
+    (tmp_path / "manifest.json").chmod(0o640)
+    assert live.get().project == "shop"
+
+
+def _refuse(path: Path) -> bytes:
+    raise PermissionError(13, "Permission denied", str(path))
+
+
 def test_an_unknown_view_tells_nothing_of_the_others(tmp_path: Path) -> None:
     feature_rows.apply(tmp_path)
     live = LiveManifest(FeatureSettings(manifest=str(tmp_path)))

@@ -27,6 +27,9 @@ def test_what_copies_have_is_settled_at_once_and_asks_nobody() -> None:
 def test_nothing_asked_for_is_settled() -> None:
     assert World().lookup.ask([], 0.0).settled
     assert World().ask().rows == []
+    world = World()
+    assert world.ask(caching=PLAIN).settled  # a view without copies, and no key: the store is not waited for
+    assert world.lookup.counters.missed_slots == world.lookup.counters.expired_lookups == 0
 
 
 def test_rows_of_several_views_stand_in_order() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from zlib import crc32
 
 import msgspec
 import numpy as np
@@ -138,6 +139,24 @@ def test_rows_of_unknown_schemas_are_errors(row: bytes) -> None:
     use = _use()
     read = use.read([row, _row(use)], (), NOW_US)
     assert _statuses(read) == [Status.ERROR, Status.PRESENT]
+
+
+@pytest.mark.parametrize("extra_bytes", [-8, 8])
+@pytest.mark.parametrize("columns", [(TEMP,), (TEMP, SKY)], ids=["fixed", "strings"])
+def test_a_row_of_another_length_is_an_error_and_moves_no_other(
+    columns: tuple[Column, ...], extra_bytes: int
+) -> None:
+    use = _use(*columns)
+    good = row_of(use.spec.schema, {"temp": 1.5, "sky": b""})
+    body = good[:-4].ljust(len(good) - 4 + extra_bytes, b"\0")[: len(good) - 4 + extra_bytes]
+    odd = body + crc32(body).to_bytes(4, "little")
+    may_be = extra_bytes > 0 and SKY in columns  # strings may be longer
+    seen = Status.PRESENT if may_be else Status.ERROR
+    read = use.read([odd, good], (), NOW_US)
+    assert read.table.column("temp")[1] == 1.5
+    assert read.statuses is None if may_be else _statuses(read) == [seen, Status.PRESENT]
+    alone = use.read([odd], (), NOW_US)
+    assert alone.statuses is None if may_be else _statuses(alone) == [seen]
 
 
 # -- age ------------------------------------------------------------------------------------------
