@@ -58,6 +58,8 @@ class Breaker:
         self.closed = True
         self.opened = 0
         """How often it opened, tries that failed not counted."""
+        self.resets = 0
+        """How often the store was reached anew."""
         self._random_unit = random_unit
         self._failures = 0
         self._probing = False
@@ -69,6 +71,13 @@ class Breaker:
         if self.closed:
             return BreakerState.CLOSED
         return BreakerState.HALF_OPEN if self._probing else BreakerState.OPEN
+
+    def reset(self) -> None:
+        """The store was reached anew: what failed before says nothing about it."""
+        self.closed = True
+        self.resets += 1
+        self._probing = False
+        self._failures = 0
 
     def succeeded(self) -> None:
         """A read came back in time. One that was sent before it opened closes nothing."""

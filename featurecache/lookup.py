@@ -76,6 +76,8 @@ class RowLookup:
         self._deadlines = Deadlines()
         self._timer: Timer | None = None
         self._timer_due_s = inf
+        self._was_down = False
+        """Somebody asked while the source was away."""
         source.on_invalidated = self._on_invalidated
 
     # -- from the caller's side -------------------------------------------------------------------
@@ -169,6 +171,15 @@ class RowLookup:
         settling, reads, counters = self._settling, self._reads, self.counters
         counters.missed_slots += len(slots)
         settling.waiting_lookups += 1
+        if not self._source.is_up:
+            # Nothing would be sent; and the source tries again sooner than an open breaker would.
+            self._was_down = True
+            counters.open_lookups += 1
+            settling.give_up(lookup, now_s)
+            return lookup
+        if self._was_down:
+            self._was_down = False
+            self._breaker.reset()
         if not self._breaker.closed:
             counters.open_lookups += 1
             if self._breaker.may_probe(now_s):
@@ -190,7 +201,7 @@ class RowLookup:
     def _renew(self, entry: Entry, caching: Caching) -> None:
         """A copy is near its end and still asked for: read it again, once, while it serves."""
         entry.visited = True
-        if self._breaker.closed:
+        if self._breaker.closed and self._source.is_up:
             entry.fresh_until_s = entry.expires_s
             self._reads.renew(entry.key, caching)
 

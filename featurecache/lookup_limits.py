@@ -57,7 +57,7 @@ class LookupCounters(msgspec.Struct):
     expired_lookups: int = 0
     """Took what was at hand at their deadline."""
     open_lookups: int = 0
-    """Took what was at hand at once because the breaker was open."""
+    """Took what was at hand at once because the store was away or the breaker open."""
     refused_lookups: int = 0
     """Took what was at hand at once because too much was pending."""
     detached_lookups: int = 0

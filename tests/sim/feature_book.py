@@ -70,7 +70,7 @@ class FeatureBook:
         self._deadlines: list[tuple[float, int, Looking]] = []
         self._unsent: dict[Looking, None] = {}
         self._by_key: dict[bytes, set[Looking]] = {}
-        self._ok_seq = self._failures = self._opened_at_ok = 0
+        self._ok_seq = self._failures = self._opened_at_ok = self._resets = 0
 
     def _wrong(self, problem: str) -> None:
         self._history.complain(self._loop.now_s, f"lookup: {problem}")
@@ -89,7 +89,9 @@ class FeatureBook:
     def _asked(self, wanted: Sequence[ViewKeys], deadline_s: float) -> Lookup:
         record, self.expects = self.expects, None
         breaker = self._lookup._breaker
-        was_open, asked_s = not breaker.closed, self._loop.now_s
+        is_up, begins_anew = self._lookup._source.is_up, self._lookup._was_down
+        was_open = not is_up or (not breaker.closed and not begins_anew)
+        asked_s = self._loop.now_s
         asked_seq = self._next_seq()
         found = self._ask(wanted, deadline_s)
         if record is None or record.service is None:
@@ -306,6 +308,8 @@ class FeatureBook:
         if ok:
             self._ok_seq, self._failures, self._opened_at_ok = self._seq, 0, breaker.opened
         elif sent_seq > self._ok_seq:
+            if breaker.resets != self._resets:  # the store was reached anew
+                self._resets, self._failures, self._opened_at_ok = breaker.resets, 0, breaker.opened
             self._failures += 1
             limit = self.plan.breaker_failures
             if self._failures >= limit and breaker.closed and breaker.opened == self._opened_at_ok:

@@ -220,3 +220,22 @@ def test_settled_lookups_are_not_held_until_their_deadline() -> None:
 def test_limits_that_make_no_sense_are_refused(settings: dict[str, int], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         LookupLimits(**settings)
+
+
+def test_a_store_that_is_away_is_not_asked_and_one_that_is_back_is_asked_at_once() -> None:
+    world = World(breaker=BreakerLimits(failures=1, open_s=10.0))
+    world.source.mode = Mode.REFUSES
+    world.ask(b"k1")
+    world.run(0.01)
+    assert world.lookup.snapshot().breaker is BreakerState.OPEN
+    world.source.is_up = False
+    reads = world.lookup.counters.reads
+    away = world.ask(b"k1")
+    assert away.settled
+    assert away.rows == [UNREACHABLE]
+    assert world.lookup.counters.reads == reads
+    world.source.is_up, world.source.mode = True, Mode.WELL
+    back = world.ask(b"k1")
+    world.run(0.01)
+    assert back.rows == rows(b"k1")
+    assert world.lookup.snapshot().breaker is BreakerState.CLOSED
