@@ -307,7 +307,7 @@ def _parts(key: str, values: Sequence[bytes | int]) -> Sequence[bytes | None]:
 
 def _typed(key: str, type_: ColumnType, value: object) -> bytes | int:
     """A key out of a parameter or header; b"" when there is none."""
-    if value is None:
+    if value is None or value == "":
         return b""
     if type_.is_string:
         if isinstance(value, str):

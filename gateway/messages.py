@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 NO_DEADLINE_S = float("inf")
 
+FEATURE_STATUS = "feature_status"
+"""The parameter by which a caller asks what became of each feature, and of the reply that says so."""
+
 Parameters: TypeAlias = dict[str, bool | int | float | str]
 ContextValue: TypeAlias = bool | int | float | str | None
 """The value of one request parameter or header, as the wire had it; None where the request has none."""

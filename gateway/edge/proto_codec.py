@@ -25,7 +25,7 @@ from gateway.edge.input_layout import MAX_KNOWN, InputLayout, InputTable, input_
 from gateway.edge.proto_contents import read_contents
 from gateway.edge.proto_memo import FeatureOptions, RequestMemo, read_opening
 from gateway.edge.proto_reply import TEMPLATE_KEY, parameters_field, reply_template
-from gateway.edge.request_context import FEATURE_STATUS, WantedContext
+from gateway.edge.request_context import WantedContext
 from gateway.edge.request_options import (
     deadline_s,
     refuse_output_options,
@@ -35,7 +35,7 @@ from gateway.edge.request_options import (
 )
 from gateway.edge.tensor_bytes import read_tensor, wrong_size
 from gateway.errors import invalid
-from gateway.messages import Prediction, PredictRequest
+from gateway.messages import FEATURE_STATUS, Prediction, PredictRequest
 from gateway.ports import Servable
 from protos.inference import InferParameter, ModelInferRequest
 

@@ -13,9 +13,6 @@ from typing import TypeAlias
 from gateway.messages import ContextValue, PredictRequest
 from gateway.ports import Enrichment
 
-FEATURE_STATUS = "feature_status"
-"""The request parameter that asks for the status of each feature, and the reply's parameter with the answer."""
-
 HeaderFields: TypeAlias = Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]
 """Names in lower case, and values. Of several lines with one name the last counts, as in gRPC's metadata."""
 

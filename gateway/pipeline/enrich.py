@@ -22,11 +22,10 @@ from featurecache.resolve import Completed, ServicePlan, Wanted
 from featurecache.status import Status
 from gateway.core.call import Promise
 from gateway.errors import CallCancelled, ErrorCode, HeadraceError, invalid
-from gateway.messages import ContextValue, Prediction, PredictRequest, RoutedRequest
+from gateway.messages import FEATURE_STATUS, ContextValue, Prediction, PredictRequest, RoutedRequest
 from gateway.ports import Clock, Servable, Service
 
 Run: TypeAlias = Callable[[Sequence[Tensor]], list[Tensor]]
-STATUS_PARAMETER = "feature_status"
 RETRY_AFTER_STORE_S = 1.0
 
 
@@ -142,7 +141,7 @@ class Enrich:
         if request.wants_feature_status:
             prediction.parameters = {
                 **(prediction.parameters or {}),
-                STATUS_PARAMETER: report(plan, completed, now_us),
+                FEATURE_STATUS: report(plan, completed, now_us),
             }
         return prediction
 

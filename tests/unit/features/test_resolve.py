@@ -247,12 +247,18 @@ def test_integer_keys_from_elsewhere(value: Any, part: bytes) -> None:
     assert row_keys(plan, [floats(1)], (value,)) == [[b"hr:p:{e:%b}:v" % part]]
 
 
+@pytest.mark.parametrize("value", [None, ""])
+def test_an_integer_key_that_is_left_empty_names_no_entity(value: str | None) -> None:
+    view = FeatureView("v", entity=Entity("e", keys={"id": Int32}), columns=[Column("a", Float32)])
+    plan = plan_of(FeatureService("s", [DISTANCE, view["a"]]), X, keys={"id": "header:id"})
+    assert row_keys(plan, [floats(1)], (value,)) == [[]]
+
+
 @pytest.mark.parametrize(
     "value",
     [
         True,
         5.0,
-        "",
         "5.0",
         "1_000",
         "٣",
