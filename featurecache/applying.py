@@ -21,6 +21,7 @@ from featurecache.errors import DefinitionError
 from featurecache.evolution import follow
 from featurecache.files import replace_file
 from featurecache.manifest import MAX_MANIFEST_BYTES, Manifest, decode_manifest, encode_manifest
+from featurecache.trying import try_functions
 
 MANIFEST_NAME = "manifest.json"
 MAX_CODE_BYTES = 4 * 1024 * 1024
@@ -35,6 +36,8 @@ class Applied(msgspec.Struct, frozen=True):
     """In sentences; empty: nothing changed."""
     path: Path
     """Of the manifest."""
+    notes: list[str] = []
+    """About on-demand features that could not be checked."""
 
 
 def apply_definitions(
@@ -42,12 +45,13 @@ def apply_definitions(
 ) -> Applied:
     """Compile ``file``, compare it with what ``folder`` has, and write both there; ``dry_run`` writes nothing.
 
-    Raises ``DefinitionError``: the file cannot be run, its definitions clash, or do not follow those that are applied
-    (``force`` takes the latter all the same).
+    Raises ``DefinitionError``: the file cannot be run, its definitions clash, do not follow those that are applied
+    (``force`` takes these all the same), or have functions that a gateway could not run.
     """
     code, new = compile_file(file)
     path = folder / MANIFEST_NAME
     manifest, changes = follow(read_manifest(path) if path.exists() else None, new, force=force)
+    notes = try_functions(file, code, manifest) if changes else []
     if changes and not dry_run:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +60,7 @@ def apply_definitions(
             replace_file(path, encode_manifest(manifest))
         except OSError as error:
             raise DefinitionError(f"{folder}: {error.strerror or error}") from None
-    return Applied(manifest, changes, path)
+    return Applied(manifest, changes, path, notes)
 
 
 def compile_file(file: Path) -> tuple[bytes, Manifest]:
@@ -84,16 +88,20 @@ def compile_file(file: Path) -> tuple[bytes, Manifest]:
 
 def read_manifest(path: Path) -> Manifest:
     """From its file, or from the folder that has it. Raises ``DefinitionError``."""
+    # Without a folder the path may be either; manifests end in .json.
+    folder = path.parent if path.suffix == ".json" and not path.is_dir() else path
     if path.is_dir():
         path /= MANIFEST_NAME
     try:
         with path.open("rb") as file:
             text = file.read(MAX_MANIFEST_BYTES + 1)
-    except OSError as error:
+    except FileNotFoundError:
         raise DefinitionError(
-            f"{path}: {error.strerror or error}; make it with `headrace features apply definitions.py --to "
-            f"{path.parent}`"
+            f"no manifest in {folder}/; make it with `headrace features apply definitions.py --to {folder}`, "
+            "or name another with --manifest"
         ) from None
+    except OSError as error:
+        raise DefinitionError(f"{path}: {error.strerror or error}") from None
     return decode_manifest(text, str(path))
 
 
@@ -108,8 +116,10 @@ def _run(file: Path, code: bytes) -> ModuleType:
     try:
         exec(compile(code, name, "exec"), vars(module))  # noqa: S102  definitions are code that its user wrote
     except SyntaxError as error:
+        if error.filename is None or not error.lineno:  # NUL bytes, or no UTF-8
+            raise DefinitionError(f"{name} is no Python text ({error.msg})") from None
         raise DefinitionError(f"{error.filename}:{error.lineno}: {error.msg}") from None
-    except ValueError as error:  # NUL bytes
+    except ValueError as error:
         raise DefinitionError(f"{_place(error, name)}: {error}") from None
     except (Exception, SystemExit) as error:  # noqa: BLE001  whatever the file raises is its own mistake
         kind = "" if isinstance(error, DefinitionError) else f"{type(error).__name__}: "

@@ -52,6 +52,8 @@ class ColumnReader(msgspec.Struct, frozen=True):
 
 def reader_of(type_: ColumnType, arrow: Any, what: str) -> ColumnReader:
     """How a column ``what`` of Arrow type ``arrow`` is read; ``RowError`` when it cannot be ``type_``."""
+    if pa.types.is_null(arrow):
+        raise RowError(f"{what} has only nulls and no type; write it as {type_}")
     if type_.length:
         return _vector_reader(type_, arrow, what)
     if pa.types.is_dictionary(arrow):

@@ -53,7 +53,7 @@ def checked_type(type_: object, what: str) -> ColumnType:
     """A type of values, and no Python type or text."""
     if not isinstance(type_, ColumnType):
         raise DefinitionError(
-            f"{what}: {type_!r} is no type; take Float32, String, Vector(Float32, 8) …"
+            f"{what}: {shown(type_)} is no type; take Float32, String, Vector(Float32, 8) …"
         )
     return type_
 
@@ -61,5 +61,15 @@ def checked_type(type_: object, what: str) -> ColumnType:
 def checked_kind(what: str, one: object, kind: type[KindT]) -> KindT:
     """An object of ``kind``; ``what`` says where it stands."""
     if not isinstance(one, kind):
-        raise DefinitionError(f"{what}: {one!r} is no {kind.__name__}")
+        raise DefinitionError(f"{what}: {shown(one)} is no {kind.__name__}")
     return one
+
+
+def shown(one: object) -> str:
+    """As a mistake is told: what Python shows of it, but no address in memory."""
+    text = repr(one)
+    if " at 0x" not in text:
+        return text
+    name = getattr(one, "name", None) or getattr(one, "__name__", None)
+    kind = type(one).__name__
+    return f"{kind} '{name}'" if isinstance(name, str) else f"an object of {kind}"

@@ -190,10 +190,16 @@ def _check_names(manifest: Manifest) -> None:
     ):
         for name in names:
             if name in owners:
-                raise DefinitionError(f"'{name}' is the name of a {what} and of a {owners[name]}")
+                raise DefinitionError(
+                    f"'{name}' is the name of {_one(what)} and of {_one(owners[name])}"
+                )
             owners[name] = what
     for spec in manifest.on_demand:
         checked_default(spec.parsed, spec.default)
+
+
+def _one(what: str) -> str:
+    return f"{'an' if what[0] in 'aeiou' else 'a'} {what}"
 
 
 def _check_service(manifest: Manifest, service: ServiceSpec) -> None:

@@ -38,6 +38,8 @@ class SourceCard(msgspec.Struct, frozen=True):
     rows: int
     rows_without_key: int
     """Whom nobody can ask for."""
+    skipped_rows: int
+    """That the loader would not load, and that were left out therefore; they count as ``rows``, too."""
     first_event_time: str
     """ISO 8601 in UTC; "" without rows."""
     last_event_time: str
@@ -95,6 +97,7 @@ def source_card(name: str, files: ParquetFiles, event_time: str, times: TimeRang
         event_time=event_time,
         rows=files.total_rows,
         rows_without_key=times.rows_without_key,
+        skipped_rows=0 if files.skipped is None else len(files.skipped),
         first_event_time=_moment(times.first_us),
         last_event_time=_moment(times.last_us),
         files=cards,
@@ -157,12 +160,12 @@ def page(card: DataCard) -> str:
         "",
         "## Made from",
         "",
-        "| What | Path | Files | Rows | From | To |",
-        "|---|---|--:|--:|---|---|",
+        "| What | Path | Files | Rows | Without key | Skipped | From | To |",
+        "|---|---|--:|--:|--:|--:|---|---|",
     ]
     lines += [
-        f"| {one.name} | `{one.path}` | {len(one.files)} | {one.rows} | {one.first_event_time} "
-        f"| {one.last_event_time} |"
+        f"| {one.name} | `{one.path}` | {len(one.files)} | {one.rows} | {one.rows_without_key} "
+        f"| {one.skipped_rows} | {one.first_event_time} | {one.last_event_time} |"
         for one in (card.spine, *card.sources)
     ]
     versions = ", ".join(f"{name} {version}" for name, version in card.versions.items())

@@ -20,7 +20,14 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from featurecache.checking import Duration, checked_kind, checked_name, checked_type, seconds
+from featurecache.checking import (
+    Duration,
+    checked_kind,
+    checked_name,
+    checked_type,
+    seconds,
+    shown,
+)
 from featurecache.columns import (
     Bool,
     ColumnType,
@@ -228,6 +235,11 @@ class FeatureView:
             raise DefinitionError(
                 f"view '{self.name}': event time '{source.event_time}' is a column or key as well"
             )
+        if self.stale_if_error_s and not self.cache_ttl_s:
+            raise DefinitionError(
+                f"view '{self.name}': `stale_if_error` is for the copies that a gateway keeps, and without `cache_ttl` "
+                "it keeps none; set `cache_ttl`, or leave `stale_if_error` out"
+            )
         if self.retention_s is not None:
             if self.max_age_s is None:
                 raise DefinitionError(
@@ -350,6 +362,11 @@ def feature_of(one: Named) -> Feature:
         return Feature(FeatureRef("input", one.name), one)
     if isinstance(one, OnDemand):
         return Feature(FeatureRef("on_demand", one.name), one)
+    if isinstance(one, FeatureView | ViewByOtherKeys):
+        view = one if isinstance(one, FeatureView) else one.view
+        raise DefinitionError(
+            f"view '{view.name}' is no single feature: write *view.all(), or view[\"column\"]"
+        )
     raise DefinitionError(
-        f'{one!r} is no feature; write view["column"], an Input, entity["key"] or an on-demand feature'
+        f'{shown(one)} is no feature; write view["column"], an Input, entity["key"] or an on-demand feature'
     )

@@ -6,13 +6,31 @@ and carries old schemas along, so that rows written before stay readable. It mus
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
+from typing import TypeVar
+
 import msgspec
 
 from featurecache.errors import DefinitionError
-from featurecache.manifest import EntitySpec, Manifest, ViewSpec
+from featurecache.manifest import (
+    ColumnSpec,
+    EntitySpec,
+    Gone,
+    Manifest,
+    OnDemandSpec,
+    ServiceSpec,
+    ViewSpec,
+)
 
 MAX_OLDER_SCHEMAS = 16
 """Per view; rows that are older still were loaded anew long ago, or have expired."""
+MAX_GONE = 64
+"""Of each kind; what went before them may come back as anything."""
+MAX_GONE_BYTES = 1024 * 1024
+"""Of each kind, as JSON: the manifest stays readable whatever went."""
+
+_Spec = TypeVar("_Spec", ColumnSpec, EntitySpec, OnDemandSpec, ServiceSpec, ViewSpec)
 
 
 def follow(
@@ -31,19 +49,20 @@ def follow(
         raise DefinitionError(
             f"not compatible with revision {old.revision}, which is applied:\n{listed}"
         )
-    before = {view.name: view for view in old.views}
+    before = {view.name: view for view in _ever(old).views}
     views = [
         view if view.name not in before else _with_older(before[view.name], view)
         for view in new.views
     ]
-    merged = msgspec.structs.replace(new, views=views, revision=old.revision)
+    gone = _gone(old, new) if old.project == new.project else None
+    merged = msgspec.structs.replace(new, views=views, gone=gone, revision=old.revision)
     if merged.digest == old.digest:
         return old, []
     return msgspec.structs.replace(merged, revision=old.revision + 1), changes(old, new)
 
 
 def incompatibilities(old: Manifest, new: Manifest) -> list[str]:
-    """Why ``new`` may not follow ``old``; empty when it may."""
+    """Why ``new`` may not follow ``old`` and what had gone before it; empty when it may."""
     if old.project != new.project:
         problem = (
             f"the project was '{old.project}' and is '{new.project}': its rows would not be found; "
@@ -51,6 +70,7 @@ def incompatibilities(old: Manifest, new: Manifest) -> list[str]:
         )
         return [problem]
     problems: list[str] = []
+    old = _ever(old)
     entities = {one.name: one for one in new.entities}
     for entity in old.entities:
         now = entities.get(entity.name)
@@ -73,6 +93,48 @@ def incompatibilities(old: Manifest, new: Manifest) -> list[str]:
                 f"others; define '{service.name}_v2' (or the like) beside it"
             )
     return problems
+
+
+def _ever(old: Manifest) -> Manifest:
+    """With what has gone, as if it were still there: going and coming back is no way around the rules."""
+    gone = old.gone
+    if gone is None:
+        return old
+    return msgspec.structs.replace(
+        old,
+        entities=old.entities + gone.entities,
+        views=old.views + gone.views,
+        inputs=old.inputs + gone.inputs,
+        on_demand=old.on_demand + gone.on_demand,
+        services=old.services + gone.services,
+    )
+
+
+def _gone(old: Manifest, new: Manifest) -> Gone | None:
+    """What ``new`` lacks of all that there ever was; None: nothing."""
+    earlier = old.gone or Gone()
+    gone = Gone(
+        _lacking(old.entities, earlier.entities, new.entities),
+        _lacking(old.views, earlier.views, new.views),
+        _lacking(old.inputs, earlier.inputs, new.inputs),
+        _lacking(old.on_demand, earlier.on_demand, new.on_demand),
+        _lacking(old.services, earlier.services, new.services),
+    )
+    return None if gone == Gone() else gone
+
+
+def _lacking(was: Sequence[_Spec], earlier: Sequence[_Spec], now: Sequence[_Spec]) -> list[_Spec]:
+    names = {one.name for one in now}
+    kept: list[_Spec] = []
+    left_bytes = MAX_GONE_BYTES
+    for one in chain(was, earlier):
+        if one.name in names:
+            continue
+        left_bytes -= len(msgspec.json.encode(one))
+        if left_bytes < 0 or len(kept) == MAX_GONE:
+            break
+        kept.append(one)
+    return kept
 
 
 def _meaning_problems(old: Manifest, new: Manifest) -> list[str]:
@@ -99,7 +161,11 @@ def _view_problems(old: ViewSpec, new: ViewSpec) -> list[str]:
             f"view '{old.name}' moved from entity '{old.entity}' to '{new.entity}'; define a view of another name"
         ]
     problems = []
-    before = {one.name: one for one in old.columns}
+    before = {one.name: one.type for one in old.columns}
+    earlier: dict[str, str] = {}
+    for schema in old.older:  # newest first
+        for name, type_ in schema:
+            earlier.setdefault(name, type_)
     for column in new.columns:
         was = before.get(column.name)
         if was is None and column.default is None and not column.parsed.is_float:
@@ -107,9 +173,10 @@ def _view_problems(old: ViewSpec, new: ViewSpec) -> list[str]:
                 f"view '{old.name}' has a new column '{column.name}' without a default: "
                 "rows that were written before have no value for it"
             )
-        elif was is not None and was.type != column.type:
+        was = was or earlier.get(column.name)
+        if was is not None and was != column.type:
             problems.append(
-                f"column '{old.name}.{column.name}' was {was.type} and is {column.type}; give it another name"
+                f"column '{old.name}.{column.name}' was {was} and is {column.type}; give it another name"
             )
     return problems
 

@@ -25,6 +25,11 @@ from featurecache.keys import ids_of, key_frame
 from featurecache.manifest import Manifest, ViewSpec
 
 EVENT_TIME = "event_time"
+LEAST_US = 10**14
+"""Of a bare number that is believed to be µs: March 1973. What is nearer to 1970 is more likely in another unit."""
+LEAST_MS = 10**11
+LATEST_US = 253_402_300_800_000_000
+"""The year 10000: no calendar here reaches further."""
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -46,12 +51,16 @@ class JsonRows:
         entity = manifest.entity(view.entity)
         self._keys = {name: parse_type(text) for name, text in entity.keys.items()}
         self._columns = {one.name: one.parsed for one in view.columns}
-        times = {EVENT_TIME} | ({view.source.event_time} if view.source else set())
-        self._times = times - self._columns.keys() - self._keys.keys()
+        times = [EVENT_TIME, *([view.source.event_time] if view.source else [])]
+        self._times = [
+            one
+            for one in dict.fromkeys(times)
+            if one not in self._columns and one not in self._keys
+        ]
         self._prefix, self._suffix = key_frame(manifest.project, entity.name, view.name)
 
     def batch(self, rows: Sequence[Row], now_us: int, first: int = 1) -> RowBatch:
-        """The rows as columns. A row without event time is of ``now_us``.
+        """The rows as columns. A row without event time is of ``now_us``; one that is a number counts µs since 1970.
 
         Raises ``RowError`` with the number of the first bad row, counted from ``first``.
         """
@@ -114,7 +123,12 @@ class JsonRows:
         given = [name for name in self._times if row.get(name) is not None]
         if not given:
             return now_us
-        return moment_us(row[given[0]], given[0])
+        if len(given) > 1:
+            raise RowError(f"'{given[0]}' and '{given[1]}' are both given; leave one out")
+        value = row[given[0]]
+        if isinstance(value, int) and not isinstance(value, bool):
+            return _number_us(value, given[0])
+        return moment_us(value, given[0])
 
 
 def value_of(type_: ColumnType, value: Any, name: str) -> Any:
@@ -149,6 +163,20 @@ def value_of(type_: ColumnType, value: Any, name: str) -> Any:
     info = np.iinfo(type_.dtype)
     if not isinstance(value, int) or not info.min <= value <= info.max:
         raise RowError(f"'{name}' is {value!r}, no {type_}")
+    return value
+
+
+def _number_us(value: int, name: str) -> int:
+    """A bare number that is µs since 1970, and no other unit by mistake."""
+    if abs(value) < LEAST_US:
+        unit = "seconds" if abs(value) < LEAST_MS else "milliseconds"
+        raise RowError(
+            f"'{name}' is {value}, which looks like {unit}; give µs since 1970 or an ISO time"
+        )
+    if abs(value) >= LATEST_US:
+        raise RowError(
+            f"'{name}' is {str(value)[:24]}, no moment of a calendar; give µs since 1970 or an ISO time"
+        )
     return value
 
 

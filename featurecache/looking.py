@@ -53,6 +53,20 @@ class SeenRow(msgspec.Struct):
     """Why the row cannot be read."""
 
 
+class SeenComputed(msgspec.Struct):
+    """The value of an on-demand feature."""
+
+    on_demand: str
+    """Its name."""
+    type: str
+    value: Any = None
+    """As JSON: None for NaN, text for times."""
+    status: str = "COMPUTED"
+    """"-": there is no value."""
+    problem: str = ""
+    """Why there is none."""
+
+
 class RawRow(msgspec.Struct):
     """The bytes of a row."""
 
@@ -112,7 +126,7 @@ def _values(view: ViewSpec, codec: RowCodec, row: bytes | None, status: Status) 
         stands_in = is_null or not is_used
         value = None
         if not stands_in or column.default is not None:
-            value = _plain(type_, (defaults if stands_in else table).column(column.name))
+            value = plain(type_, (defaults if stands_in else table).column(column.name))
         name = Status.NULL.name if is_null else status.name
         told.append(SeenValue(column.name, column.type, value, name))
     return told
@@ -144,7 +158,8 @@ def moment(us: int) -> str:
         return f"{us} µs"
 
 
-def _plain(type_: ColumnType, column: Values) -> Any:
+def plain(type_: ColumnType, column: Values) -> Any:
+    """The first value of a column, as JSON has it: None for NaN, text for times."""
     value = column[0].tolist() if hasattr(column[0], "tolist") else column[0]
     if isinstance(value, bytes):
         return value.decode(errors="replace")

@@ -153,6 +153,16 @@ class ServiceSpec(msgspec.Struct, frozen=True, omit_defaults=True):
         return [ref for tensor in self.tensors for ref in tensor.features]
 
 
+class Gone(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What was defined once and is not now, as it was last, newest first: rows and models of it may still be there."""
+
+    entities: list[EntitySpec] = []
+    views: list[ViewSpec] = []
+    inputs: list[ColumnSpec] = []
+    on_demand: list[OnDemandSpec] = []
+    services: list[ServiceSpec] = []
+
+
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """Everything that was defined, at one revision."""
 
@@ -168,6 +178,8 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """File, beside the manifest, with the functions of on-demand features; "" when there are none."""
     code_digest: str = ""
     """SHA-256 of that file."""
+    gone: Gone | None = None
+    """None: nothing has gone. Only ``evolution.py`` looks at it."""
     revision: int = 1
     format: int = msgspec.field(default_factory=lambda: FORMAT)
     """A factory, because plain defaults are left out of the file, and this one must always stand there."""

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -26,6 +28,8 @@ from featurecache.errors import RowError
 MAX_FILES = 100_000
 """Of one source."""
 MAX_FILE_ROWS = 1 << 40
+FILE_STRIDE = MAX_FILE_ROWS
+"""A row's place among all files of a source: its file's number times this, plus its number in the file."""
 MAX_FOOTER_BYTES = 256 * 1024 * 1024
 MAX_TOLD_FILES = 20
 """With something wrong."""
@@ -75,6 +79,8 @@ class ParquetFiles(msgspec.Struct, frozen=True):
     files: list[SourceFile]
     types: dict[str, Any]
     """Of the columns that were asked for: the Arrow type that tells how all files are read as one."""
+    skipped: npt.NDArray[np.int64] | None = None
+    """Places of rows to be read as if they were not there (see ``FILE_STRIDE``)."""
 
     @property
     def paths(self) -> list[Path]:
@@ -202,7 +208,11 @@ def _readers(schema: Any, name: str, wanted: Wanted) -> dict[str, ColumnReader]:
         problem = _absence(column, alike, schema)
         if not problem and column in typed:
             arrow = schema.field(column).type
-            if column == wanted.event_time and not pa.types.is_timestamp(arrow):
+            if column == wanted.event_time and pa.types.is_null(arrow):
+                problem = (
+                    f"event time '{column}' has only nulls and no type; it must be a timestamp"
+                )
+            elif column == wanted.event_time and not pa.types.is_timestamp(arrow):
                 problem = f"event time '{column}' is {arrow}; it must be a timestamp"
             else:
                 try:

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from featurecache.arrow_columns import Mask, Read
@@ -27,7 +28,10 @@ from featurecache.writing import EARLIEST_US, FUTURE_LIMIT_S
 
 CHUNK_BYTES = 16 * 1024 * 1024
 """Of packed rows that are made at once."""
+MAX_CHUNK_VALUE_BYTES = 32 * 1024 * 1024
+"""Of values, as Arrow holds them, that are turned into rows at once."""
 MIN_CHUNK_ROWS = 256
+"""Also what is read at once where strings are: nothing tells their sizes before they are read."""
 MAX_CHUNK_ROWS = 8_192
 READ_BUFFER_BYTES = 1024 * 1024
 PLAIN_ID_BYTES = (string.ascii_letters + string.digits + "_.-").encode()
@@ -58,6 +62,8 @@ class Chunk(msgspec.Struct):
     bad_rows: int
     bad: list[BadRow]
     """The first of them for each reason."""
+    bad_places: npt.NDArray[np.int64]
+    """All of them, counted from the chunk's first row."""
 
 
 class ParquetView:
@@ -77,9 +83,13 @@ class ParquetView:
         self._prefix, self._suffix = key_frame(manifest.project, entity.name, view.name)
         fit = CHUNK_BYTES // view.schema.row_bytes
         self._chunk_rows = max(MIN_CHUNK_ROWS, min(MAX_CHUNK_ROWS, fit))
+        self._strings = {name for name, type_ in self._key_types.items() if type_.is_string}
+        self._strings |= {one.name for one in view.columns if one.parsed.is_string}
         types = self._key_types | {one.name: one.parsed for one in view.columns}
         paths = source_files(data, view.source.path)
         checked = checked_files(f"view '{view.name}'", paths, data, Wanted(types, self._time))
+        self.checked = checked
+        """All files, which can be read as one."""
         self.files = checked.files
         self.rows = checked.total_rows
         """Of all files."""
@@ -114,7 +124,7 @@ class ParquetView:
             with pq.ParquetFile(
                 file.path, pre_buffer=False, buffer_size=READ_BUFFER_BYTES
             ) as opened:
-                for batch in opened.iter_batches(self._chunk_rows, [group], names):
+                for batch in self._batches(opened, group, names):
                     chunk, good = self._chunk(file, group, start, batch, wanted, now_us)
                     if with_keys:
                         chunk.keys = self._keys(good)
@@ -124,6 +134,24 @@ class ParquetView:
             raise RowError(
                 f"{file.name}, row group {group}, after row {start}: cannot be read ({error})"
             ) from None
+
+    def _batches(self, opened: Any, group: int, names: list[str]) -> Iterator[Any]:
+        """Of at most ``_chunk_rows`` rows and, beyond ``MIN_CHUNK_ROWS``, ``MAX_CHUNK_VALUE_BYTES``."""
+        if not self._strings.intersection(names):
+            yield from opened.iter_batches(self._chunk_rows, [group], names)
+            return
+        waiting: list[Any] = []
+        rows = held_bytes = 0
+        for batch in opened.iter_batches(MIN_CHUNK_ROWS, [group], names):
+            batch_bytes = _value_bytes(batch)
+            is_full = rows + batch.num_rows > self._chunk_rows
+            if waiting and (is_full or held_bytes + batch_bytes > MAX_CHUNK_VALUE_BYTES):
+                yield _joined(waiting)
+                waiting, rows, held_bytes = [], 0, 0
+            waiting.append(batch)
+            rows, held_bytes = rows + batch.num_rows, held_bytes + batch_bytes
+        if waiting:
+            yield _joined(waiting)
 
     def _chunk(
         self,
@@ -162,6 +190,7 @@ class ParquetView:
             event_us=found[self._time].values,
             bad_rows=bad_rows,
             bad=told,
+            bad_places=np.flatnonzero(~good),
         )
         return chunk, found
 
@@ -193,6 +222,27 @@ class ParquetView:
             time.values > limit_us,
             f"event time '{name}' is in the future (by more than {FUTURE_LIMIT_S:g} s)",
         )
+
+
+def _value_bytes(batch: Any) -> int:
+    """Of a batch; what dictionaries stand for counts as often as it stands there."""
+    total = 0
+    for column in batch.columns:
+        total += column.nbytes
+        if pa.types.is_dictionary(column.type) and len(column):
+            try:
+                lengths = pc.binary_length(column.dictionary)
+            except pa.ArrowNotImplementedError:
+                continue  # of numbers, whose type bounds them
+            total += pc.sum(pc.take(lengths, column.indices)).as_py() or 0
+    return total
+
+
+def _joined(batches: list[Any]) -> Any:
+    if len(batches) == 1:
+        return batches[0]
+    (joined,) = pa.Table.from_batches(batches).combine_chunks().to_batches()
+    return joined
 
 
 def _only(column: Read, good: Mask) -> Read:

@@ -22,11 +22,10 @@ from featurecache.arrow_columns import is_binary
 from featurecache.columns import ColumnType
 from featurecache.errors import FeatureError, RowError
 from featurecache.keys import MAX_ID_BYTES
-from featurecache.parquet_files import ParquetFiles
+from featurecache.parquet_files import FILE_STRIDE, ParquetFiles
 
 MIN_MEMORY_BYTES = 256 * 1024 * 1024
 """Below it, joins of a few million rows fail instead of spilling (measured)."""
-_FILE_STRIDE = 1 << 40
 _TIME_STRIDE = 1 << 60
 """A row's event time and place in one number, so that no two rows are equal: time * stride + place."""
 
@@ -101,13 +100,15 @@ class PointInTime:
         """Of some files; ``RowError`` when a row has none, or one that no clock shows."""
         time = _quoted(event_time)
         finite = f"isfinite({_time(files, event_time)})"
-        micros = f"CASE WHEN {finite} THEN {_micros(files, event_time)} END"
+        kept = _is_kept(files)
+        micros = f"CASE WHEN {finite} AND {kept} THEN {_micros(files, event_time)} END"
         absent = (
             " OR ".join(f"{_key(files, key, type_)} IS NULL" for key, type_ in keys.items())
             or "false"
         )
+        self._set_skipped(files)
         ((without, endless, keyless, first, last),) = self._run(
-            f"SELECT count(*) FILTER ({time} IS NULL), count(*) FILTER (NOT {finite}), "
+            f"SELECT count(*) FILTER ({time} IS NULL AND {kept}), count(*) FILTER (NOT {finite} AND {kept}), "
             f"count(*) FILTER ({absent}), min({micros}), "
             f"max({micros}) FROM {_read(files)}",
             files.label,
@@ -137,6 +138,7 @@ class PointInTime:
         """
         out = self._folder / f"view{self._joins}.parquet"
         self._joins += 1
+        self._set_skipped(source)
         # First only keys and times are matched and sorted, and only then the values of matched rows are fetched: a
         # view may be wide, and most of its rows are nobody's latest.
         self._run(
@@ -166,6 +168,10 @@ class PointInTime:
             f"{micros}::HUGEINT * {_TIME_STRIDE} + {_TIME_STRIDE - 1} AS moment{listed} FROM {_read(self._spine)}"
         )
 
+    def _set_skipped(self, files: ParquetFiles) -> None:
+        if files.skipped is not None:
+            self._database.register("skipped", pa.table({"place": files.skipped}))
+
     def _run(self, sql: str, label: str) -> list[tuple[Any, ...]]:
         try:
             return self._database.execute(sql).fetchall()
@@ -185,7 +191,8 @@ def _view_rows(
     past = "false" if until_us is None else f"{micros} <= {until_us}"
     return (
         f"SELECT {_place()} AS place, {micros} AS us, "
-        f"{micros}::HUGEINT * {_TIME_STRIDE} + {_place()} AS moment{listed} FROM {_read(source)} WHERE {past}"
+        f"{micros}::HUGEINT * {_TIME_STRIDE} + {_place()} AS moment{listed} FROM {_read(source)} "
+        f"WHERE {past} AND {_is_kept(source)}"
     )
 
 
@@ -194,9 +201,14 @@ def _read(files: ParquetFiles) -> str:
     return f"read_parquet([{listed}], union_by_name = true, hive_partitioning = false)"
 
 
+def _is_kept(files: ParquetFiles) -> str:
+    """Whether a row is to be read; the table ``skipped`` holds those that are not."""
+    return "true" if files.skipped is None else f"{_place()} NOT IN (SELECT place FROM skipped)"
+
+
 def _place() -> str:
     """Where a row lies: its file's number and its own, in one number that grows in reading order."""
-    return f"(file_index::BIGINT * {_FILE_STRIDE} + file_row_number::BIGINT)"
+    return f"(file_index::BIGINT * {FILE_STRIDE} + file_row_number::BIGINT)"
 
 
 def _time(files: ParquetFiles, column: str) -> str:

@@ -77,15 +77,29 @@ class _NamedManagedConnection(SentinelManagedSSLConnection, _NamedConnection):
 class StoreClients:
     """Who can be asked at one address. Connects when first used; ``close`` lets go of everything."""
 
-    def __init__(self, url: str) -> None:
-        """Raises ``SourceError`` when the address cannot be used."""
+    def __init__(
+        self,
+        url: str,
+        *,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        reply_timeout_s: float = REPLY_TIMEOUT_S,
+        client_name: str = CLIENT_NAME,
+    ) -> None:
+        """``client_name``: as the store lists its clients, unless the address has another.
+
+        Raises ``SourceError`` when the address cannot be used.
+        """
         try:
             self._address = parse_store_url(url)
         except StoreUrlError as error:
             raise SourceError(str(error)) from None
         self.name = without_password(url)
         self.is_cluster = self._address.kind == "cluster"
-        self._options = _options(self._address)
+        self._options = _options(self._address) | {
+            "socket_connect_timeout": connect_timeout_s,
+            "socket_timeout": reply_timeout_s,
+            "client_name": self._address.client_name or client_name,
+        }
         self._nodes: dict[Address, Client] = {}
         self._server: Client | None = None
 
@@ -155,10 +169,7 @@ class StoreClients:
 def _options(address: StoreAddress) -> dict[str, Any]:
     options: dict[str, Any] = {
         "protocol": 2,
-        "socket_connect_timeout": CONNECT_TIMEOUT_S,
-        "socket_timeout": REPLY_TIMEOUT_S,
         "retry": Retry(NoBackoff(), 0),  # who may be asked again is decided by the callers
-        "client_name": address.client_name or CLIENT_NAME,
         "username": address.username or None,
         "password": address.password or None,
     }
@@ -189,8 +200,8 @@ def source_error(error: RedisError, name: str) -> SourceError:
         )
     if isinstance(error, NoPermissionError) or "NOPERM" in text:
         return SourceError(
-            f"{name}: this user may not do that ({text}); it needs EVALSHA, SCRIPT, MGET, MSET, SET, GETRANGE, "
-            "STRLEN, GET and DEL on hr:*"
+            f"{name}: this user may not do that ({text}); on hr:* it needs CLIENT SETNAME and, to look, GET, MGET "
+            "and PTTL; to push, EVALSHA, SCRIPT LOAD, MGET, MSET, SET, GETRANGE and STRLEN; to load, also GET and DEL"
         )
     if isinstance(error, OutOfMemoryError) or "OOM" in text:
         return SourceError(

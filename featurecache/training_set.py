@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import msgspec
 
+from featurecache.bad_places import ANY_TIME_US, OnBadRow, sound_places
 from featurecache.columns import ColumnType, parse_type
 from featurecache.compiling import key_types, needed_refs
 from featurecache.data_card import (
@@ -28,7 +30,7 @@ from featurecache.data_card import (
     write_card,
 )
 from featurecache.errors import DefinitionError, FeatureError, RowError
-from featurecache.manifest import FeatureRef, Manifest, ServiceSpec
+from featurecache.manifest import FeatureRef, Manifest, ServiceSpec, ViewSpec
 from featurecache.on_demand import NO_FUNCTIONS, Functions
 from featurecache.parquet_files import (
     ParquetFiles,
@@ -36,11 +38,12 @@ from featurecache.parquet_files import (
     checked_files,
     column_names_of,
     pattern_files,
-    source_files,
 )
+from featurecache.parquet_source import ParquetView
 from featurecache.point_in_time import JoinLimits, PointInTime, TimeRange
 from featurecache.training_blocks import BlockPlan, block_rows, write_blocks
 from featurecache.training_columns import JoinedView, column_names, joined_views
+from featurecache.training_output import check_output, told_as_sentence
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """What is being done, how far, of how much."""
@@ -64,6 +67,9 @@ class Options(msgspec.Struct, frozen=True):
     """One ``<view>__status`` column per view (see ``Status``)."""
     when_refused: Literal["refuse", "leave_out"] = "refuse"
     """What to do with rows for which a request would fail: make no training set, or one without them."""
+    on_bad_row: OnBadRow = "refuse"
+    """What to do with rows of sources that the loader would not load: make no training set, or one as if they were
+    not there. Event times in the future are not bad here: the past of the spine does not see them."""
     limits: JoinLimits = JoinLimits()
 
 
@@ -76,7 +82,10 @@ class _Plan(msgspec.Struct):
     """All that are needed, also by on-demand features."""
     keys: dict[str, ColumnType]
     views: list[JoinedView]
+    readers: dict[str, ParquetView]
+    """By name of the view, which may be asked in several ways."""
     sources: list[ParquetFiles]
+    """Of ``views``, once their rows were judged."""
     spine: ParquetFiles
     names: dict[str, str]
     keep: list[str]
@@ -100,10 +109,9 @@ def build(
     file is at fault) and leaves ``out`` as it was.
     """
     tell = progress or (lambda *_: None)
-    plan = _planned(manifest, service, spine, data, functions)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as work:
-        folder = Path(work)
+    plan = _planned(manifest, service, spine, data, out, functions)
+    plan.sources = _sound_sources(plan, options.on_bad_row, tell)
+    with _work_folder(out) as folder:
         with PointInTime(plan.spine, spine.event_time, folder, options.limits) as join:
             joined, spine_times, times = _joined(plan, spine, join, tell)
         blocks = _block_plan(plan, spine.event_time, functions, options, joined)
@@ -113,7 +121,7 @@ def build(
             listed = "".join(f"\n  - {why}: {count} rows" for why, count in refused.items())
             raise FeatureError(
                 f"requests for some of the {plan.spine.total_rows} rows of the spine would fail:{listed}\n"
-                "Leave them out, or give the views defaults"
+                "Leave them out with --leave-out, or give the views defaults"
             )
         tell("digests", 0, len(plan.sources) + 2)
         cards = [
@@ -122,14 +130,25 @@ def build(
         ]
         spine_card = source_card("spine", plan.spine, spine.event_time, spine_times)
         card = _card(plan, made, out, rows, refused, spine_card, cards)
-        shutil.move(made, out)
-    write_card(card, out)
+        with told_as_sentence(out):
+            shutil.move(made, out)
+            write_card(card, out)
     tell("digests", len(plan.sources) + 2, len(plan.sources) + 2)
     return card
 
 
+@contextmanager
+def _work_folder(out: Path) -> Iterator[Path]:
+    """Beside ``out``, so that what is made there can be moved; gone afterwards."""
+    with told_as_sentence(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
+    with work as folder:
+        yield Path(folder)
+
+
 def _planned(
-    manifest: Manifest, name: str, spine: Spine, data: Path, functions: Functions
+    manifest: Manifest, name: str, spine: Spine, data: Path, out: Path, functions: Functions
 ) -> _Plan:
     service = manifest.service(name)
     refs = needed_refs(manifest, service)
@@ -139,14 +158,16 @@ def _planned(
             raise DefinitionError(f"on-demand feature '{ref.name}' needs its code")
     names = column_names(service.refs)
     paths = pattern_files(spine.path)
+    views = joined_views(manifest, refs)
+    patterns = [one.spec.source.path for one in views if one.spec.source is not None]
+    check_output(out, spine.path, paths, data, patterns)
     keep = _kept(spine, column_names_of(paths[0]), service, names)
     inputs = [ref.name for ref in refs if ref.kind == "input"]
     types = keys | {one: manifest.input(one).parsed for one in inputs}
     wanted = Wanted(types, spine.event_time, keep)
     files = checked_files(str(Path(spine.path).name), paths, _base(paths), wanted, is_strict=True)
-    views = joined_views(manifest, refs)
-    sources = [_source(view, data) for view in views]
-    return _Plan(manifest, service, refs, keys, views, sources, files, names, keep)
+    readers = {one.spec.name: _reader(manifest, one.spec, data) for one in views}
+    return _Plan(manifest, service, refs, keys, views, readers, [], files, names, keep)
 
 
 def _kept(
@@ -172,16 +193,27 @@ def _base(paths: Sequence[Path]) -> Path:
     return base
 
 
-def _source(view: JoinedView, data: Path) -> ParquetFiles:
-    spec = view.spec
+def _reader(manifest: Manifest, spec: ViewSpec, data: Path) -> ParquetView:
     if spec.source is None:
         raise DefinitionError(
             f"view '{spec.name}' has no source: its rows come by push alone, and nothing of it is known of the past"
         )
-    types = {name: spec.column(name).parsed for name in view.columns}
-    types |= {key.view: key.type for key in view.keys}
-    paths = source_files(data, spec.source.path)
-    return checked_files(spec.source.path, paths, data, Wanted(types, spec.source.event_time))
+    return ParquetView(manifest, spec, data)
+
+
+def _sound_sources(plan: _Plan, on_bad_row: OnBadRow, tell: Progress) -> list[ParquetFiles]:
+    """The views' files without the rows that the loader would not load."""
+    sound: dict[str, ParquetFiles] = {}
+    for number, (name, reader) in enumerate(plan.readers.items()):
+        tell(f"check {name}", number, len(plan.readers))
+        assert reader.view.source is not None  # _reader has refused it
+        places = sound_places(reader, ANY_TIME_US, on_bad_row)
+        sound[name] = msgspec.structs.replace(
+            reader.checked,
+            label=reader.view.source.path,
+            skipped=places if len(places) else None,
+        )
+    return [sound[view.spec.name] for view in plan.views]
 
 
 def files_event_time(view: JoinedView) -> str:

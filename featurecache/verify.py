@@ -7,7 +7,8 @@ How the question travels (a gateway, a store) is the caller's; nothing that wrot
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeAlias
 
@@ -18,7 +19,7 @@ from featurecache.columns import ColumnType
 from featurecache.errors import DefinitionError, FeatureError
 from featurecache.manifest import ColumnSpec, Manifest, ViewSpec
 from featurecache.status import Status
-from featurecache.verify_offline import Entity, OfflineRow, RawView, key_kinds
+from featurecache.verify_offline import FUTURE_US, Entity, OfflineRow, RawView, Skipped, key_kinds
 
 MAX_SAMPLE = 100_000
 """Entities of one view, all held in memory."""
@@ -37,6 +38,10 @@ class OnlineRow(msgspec.Struct):
     for vectors, µs for timestamps; None where a request would fail."""
     event_us: int | None = None
     """Of the row, where the online side tells."""
+    moment_us: int | None = None
+    """When it was asked; None: at the moment of the whole comparison."""
+    refused: str = ""
+    """Why a request would fail for the row, where the online side tells no single values then."""
 
 
 Ask: TypeAlias = Callable[[str, Sequence[Entity]], Sequence[OnlineRow]]
@@ -64,12 +69,11 @@ class ViewReport(msgspec.Struct):
     values: int = 0
     differing: int = 0
     undecided: int = 0
-    """Entities whose row was just about to grow too old: either answer is right."""
-
-    @property
-    def agreement(self) -> float:
-        """The share of values that agree: 0.0 … 1.0."""
-        return 1.0 - self.differing / self.values if self.values else 1.0
+    """Entities whose row was just about to grow too old, or is not yet known: either answer is right."""
+    known: int = 0
+    """Entities of the files that were decided."""
+    agreement: float | None = None
+    """The share of values that agree, 0.0 … 1.0; None where nothing that the files have was decided."""
 
 
 class VerifyReport(msgspec.Struct):
@@ -81,12 +85,8 @@ class VerifyReport(msgspec.Struct):
     views: list[ViewReport]
     differences: list[Difference]
     """At most ``MAX_LISTED``."""
-
-    @property
-    def agreement(self) -> float:
-        """The share of values that agree: 0.0 … 1.0."""
-        values = sum(one.values for one in self.views)
-        return 1.0 - sum(one.differing for one in self.views) / values if values else 1.0
+    agreement: float | None = None
+    """Of all views, as theirs."""
 
 
 class Sampling(msgspec.Struct, frozen=True):
@@ -98,7 +98,7 @@ class Sampling(msgspec.Struct, frozen=True):
     """Entities per view that the files do not have: the answer must be MISSING."""
     seed: int = 0
     slack_s: float = 60.0
-    """How far the online side's clock, or its answer, may be from ``moment_us``."""
+    """How far the online side's clock, or its answer, may be from ``moment_us``; at most half of a view's own times."""
 
 
 def verify(
@@ -109,10 +109,12 @@ def verify(
     moment_us: int,
     views: Sequence[str] | None = None,
     sampling: Sampling = Sampling(),  # noqa: B008  # frozen
+    skipped: Mapping[str, Skipped] | None = None,
 ) -> VerifyReport:
     """Compares every value of a sample of each view's entities. ``moment_us``: now, by which rows have their age.
 
-    ``views``: None for all that have files. Floats are compared in the declared type, bit for bit but for NaN, which
+    ``views``: None for all that have files; ``skipped``: view → rows that are as if they were not there.
+    Floats are compared in the declared type, bit for bit but for NaN, which
     equals NaN. Raises ``FeatureError`` where files cannot be read or ``ask`` answers for another number of entities.
     """
     if not 0 < sampling.entities <= MAX_SAMPLE:
@@ -123,12 +125,18 @@ def verify(
     report = VerifyReport(manifest.digest, moment_us, sampling.seed, [], [])
     for name in names:
         view = manifest.view(name)
-        raw = RawView(manifest, view, data)
+        raw = RawView(manifest, view, data, (skipped or {}).get(name))
         entities = raw.sample(sampling.entities, sampling.seed)
         entities += _strangers(key_kinds(manifest, view), sampling)
-        known = raw.latest(set(entities), moment_us)
+        known = raw.latest(set(entities), moment_us, FUTURE_US)
         _compare_view(report, view, entities, known, ask, sampling.slack_s)
+    totals = [(one.values, one.differing, one.known) for one in report.views]
+    report.agreement = _agreement(*map(sum, zip(*totals, strict=True)))
     return report
+
+
+def _agreement(values: int, differing: int, known: int) -> float | None:
+    return 1.0 - differing / values if known or differing else None
 
 
 def _strangers(kinds: Sequence[ColumnType], sampling: Sampling) -> list[Entity]:
@@ -162,18 +170,25 @@ def _compare_view(
         for entity, online in zip(asked, answers, strict=True):
             counts.entities += 1
             offline = known.get(entity)
-            if _is_on_edge(view, offline, report.moment_us, slack_s):
+            moment_us = report.moment_us if online.moment_us is None else online.moment_us
+            if _is_on_edge(view, offline, moment_us, report.moment_us, slack_s):
                 counts.undecided += 1
                 continue
-            _compare_row(report, counts, view, entity, online, offline)
+            counts.known += offline is not None
+            _compare_row(report, counts, view, entity, online, offline, moment_us)
+    counts.agreement = _agreement(counts.values, counts.differing, counts.known)
 
 
-def _is_on_edge(view: ViewSpec, row: OfflineRow | None, moment_us: int, slack_s: float) -> bool:
+def _is_on_edge(
+    view: ViewSpec, row: OfflineRow | None, moment_us: int, began_us: int, slack_s: float
+) -> bool:
     if row is None:
         return False
+    if row.event_us > began_us:
+        return True  # the store has it, unless it was too far in the future when it was loaded
     age_s = (moment_us - row.event_us) / 1e6
     limits = [one for one in (view.max_age_s, view.retention_s) if one is not None]
-    return any(abs(age_s - limit) <= slack_s for limit in limits)
+    return any(abs(age_s - limit) <= min(slack_s, limit / 2) for limit in limits)
 
 
 def _compare_row(
@@ -183,20 +198,26 @@ def _compare_row(
     entity: Entity,
     online: OnlineRow,
     offline: OfflineRow | None,
+    moment_us: int,
 ) -> None:
-    status = expected_status(view, offline, report.moment_us)
+    status = expected_status(view, offline, moment_us)
     offline_us = None if offline is None or status is Status.MISSING else offline.event_us
     differing: list[tuple[str, str, str]] = []
-    if online.status != status:
+    values = {one.name: expected_value(view, one, status, offline) for one in view.columns}
+    if online.refused:
+        if None not in values.values():
+            differing.append(("", f"refused: {online.refused}", status.name))
+    elif online.status != status:
         differing.append(("", Status(online.status).name, status.name))
     elif online.event_us is not None and offline_us is not None and online.event_us != offline_us:
-        differing.append(("", f"event time {online.event_us}", f"event time {offline_us}"))
-    for column in view.columns:
-        wanted = expected_value(view, column, status, offline)
+        differing.append(("", _event_time(online.event_us), _event_time(offline_us)))
+    for column in () if online.refused else view.columns:
+        wanted = values[column.name]
         if column.name not in online.values:
-            differing.append((column.name, "(not told)", repr(wanted)))
+            differing.append((column.name, "(not told)", shown(column.parsed, wanted)))
         elif not equal(column.parsed, online.values[column.name], wanted):
-            differing.append((column.name, repr(online.values[column.name]), repr(wanted)))
+            told = shown(column.parsed, online.values[column.name])
+            differing.append((column.name, told, shown(column.parsed, wanted)))
     counts.values += 1 + len(view.columns)
     counts.differing += len(differing)
     room = MAX_LISTED - len(report.differences)
@@ -239,6 +260,24 @@ def expected_value(
     if type_.length and not isinstance(column.default, list):
         return [column.default] * type_.length
     return column.default
+
+
+def shown(type_: ColumnType, value: object) -> str:
+    """As people read it: numbers of single precision with no more digits than tell them from others."""
+    if isinstance(value, list):
+        return f"[{', '.join(shown(type_, one) for one in value)}]"
+    if type_.kind == "float32" and isinstance(value, float):
+        with np.errstate(over="ignore"):
+            return str(np.float32(value))
+    return repr(value)
+
+
+def _event_time(us: int) -> str:
+    try:
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)
+    except OverflowError:
+        return f"event time {us} µs"
+    return f"event time {moment.isoformat(timespec='microseconds').replace('+00:00', 'Z')}"
 
 
 def equal(type_: ColumnType, online: object, offline: object) -> bool:

@@ -108,9 +108,13 @@ class RowWriter:
         write_us: int,
         now_us: int,
         keep_us: int | None,
+        first_row: int = 1,
     ) -> None:
-        """The same for rows that are still columns: those that would not be sent are not packed either."""
-        check_times(event_us, now_us)
+        """The same for rows that are still columns: those that would not be sent are not packed either.
+
+        ``first_row``: what whoever sent the rows calls the first of them.
+        """
+        check_times(event_us, now_us, first_row)
         chosen = self._chosen(keys, event_us, now_us, keep_us)
         if len(chosen) < len(keys):
             places = np.array(chosen, np.intp)
@@ -237,20 +241,21 @@ class RowWriter:
         return [call for lane in self._lanes.values() for call in lane.withdraw()]
 
 
-def check_times(event_us: EventTimes, now_us: int) -> None:
-    """Raise ``RowError`` for a time that no row may have."""
+def check_times(event_us: EventTimes, now_us: int, first_row: int = 1) -> None:
+    """Raise ``RowError`` with the number of the first row whose time no row may have, counted from ``first_row``."""
     if not len(event_us):
         return
-    latest = int(event_us.max())
-    if latest > now_us + int(FUTURE_LIMIT_S * 1e6):
-        row = int(event_us.argmax())
-        ahead_s = (latest - now_us) / 1e6
+    late_us = now_us + int(FUTURE_LIMIT_S * 1e6)
+    if int(event_us.max()) > late_us:
+        row = int((event_us > late_us).argmax())
+        ahead_s = (int(event_us[row]) - now_us) / 1e6
         raise RowError(
-            f"row {row} has an event time {ahead_s:,.0f} s in the future (at most {FUTURE_LIMIT_S:g} s are borne): no "
-            "later row would replace it; check its unit and its zone"
+            f"row {first_row + row}: its event time is {ahead_s:,.0f} s in the future (at most {FUTURE_LIMIT_S:g} s "
+            "are borne): no later row would replace it; check its unit and its zone"
         )
     if int(event_us.min()) < EARLIEST_US:
-        raise RowError(f"row {int(event_us.argmin())} has an event time before the year 1684")
+        row = int((event_us < EARLIEST_US).argmax())
+        raise RowError(f"row {first_row + row}: its event time is before the year 1684")
 
 
 def slot_table(clients: StoreClients) -> list[Address | None]:

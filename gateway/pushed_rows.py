@@ -12,12 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
 from featurecache.codec import RowCodec
 from featurecache.errors import DefinitionError, RowError
-from featurecache.json_rows import EVENT_TIME, JsonRows, RowBatch
-from featurecache.looking import moment
+from featurecache.json_rows import JsonRows, RowBatch
 from featurecache.manifest import Manifest, ViewSpec
 from gateway.live_manifest import LiveManifest
 from gateway.messages import PushOutcome
@@ -44,25 +42,10 @@ class ViewRows:
         self._reader = JsonRows(manifest, spec)
         self.codec = RowCodec(spec.schema)
         self.keep_us = None if spec.retention_s is None else int(spec.retention_s * 1e6)
-        named = {one.name for one in spec.columns} | manifest.entity(spec.entity).keys.keys()
-        times = {EVENT_TIME} | ({spec.source.event_time} if spec.source else set())
-        self._times = times - named
 
     def batch(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> RowBatch:
         """The rows as columns; ``RowError`` with the number of the first bad one, counted from 1."""
-        batch = self._reader.batch([self._with_moment(one) for one in rows], now_us)
-        _check_times(batch, now_us)
-        return batch
-
-    def _with_moment(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Event times may be µs since 1970, too."""
-        if not isinstance(row, dict):
-            return row  # the reader says what is wrong with it
-        for name in self._times:
-            given = row.get(name)
-            if isinstance(given, int) and not isinstance(given, bool):
-                row[name] = moment(given)
-        return row
+        return self._reader.batch(rows, now_us)
 
 
 class PushedRowsWriter:
@@ -105,6 +88,8 @@ class PushedRowsWriter:
                 keep_us=view.keep_us,
             )
             writer.flush()
+        except RowError:
+            raise  # a time that no row may have: nothing was sent
         except BaseException:
             self.close()  # it may hold calls that were not answered, and are not to go with the next push
             raise
@@ -151,32 +136,12 @@ def _clients(url: str, timeout_s: float) -> StoreClients:
     """Clients that give up in time for whoever waits: a lost connection is tried once more within ``timeout_s``."""
     from featurecache.store_client import StoreClients
 
-    class PatientClients(StoreClients):
-        def __init__(self) -> None:
-            super().__init__(url)
-            self._options |= {
-                "socket_connect_timeout": timeout_s / 4,
-                "socket_timeout": timeout_s / 2,
-                "client_name": "headrace-push",
-            }
-
-    return PatientClients()
-
-
-def _check_times(batch: RowBatch, now_us: int) -> None:
-    """``RowError`` for the first row with a time that no row may have; numbers count from 1, as for values."""
-    from featurecache.writing import EARLIEST_US, FUTURE_LIMIT_S
-
-    late = np.flatnonzero(batch.event_us > now_us + int(FUTURE_LIMIT_S * 1e6))
-    if len(late):
-        ahead_s = (int(batch.event_us[late[0]]) - now_us) / 1e6
-        raise RowError(
-            f"row {late[0] + 1}: its event time is {ahead_s:,.0f} s in the future (at most {FUTURE_LIMIT_S:g} s are "
-            "borne): no later row would replace it; check its unit and its zone"
-        )
-    early = np.flatnonzero(batch.event_us < EARLIEST_US)
-    if len(early):
-        raise RowError(f"row {early[0] + 1}: its event time is before the year 1684")
+    return StoreClients(
+        url,
+        connect_timeout_s=timeout_s / 4,
+        reply_timeout_s=timeout_s / 2,
+        client_name="headrace-push",
+    )
 
 
 def _outcome(counts: WriteCounts) -> PushOutcome:

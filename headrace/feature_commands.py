@@ -21,6 +21,7 @@ from headrace.feature_options import (
     StoreOption,
     duration,
     one_sentence,
+    packed_only,
     print_table,
     settings_and_manifest,
     store_clients,
@@ -67,6 +68,8 @@ def apply(
         applied = apply_definitions(definitions, to, force=force, dry_run=dry_run)
     for change in applied.changes:
         typer.echo(change)
+    for note in applied.notes:
+        typer.echo(note, err=True)
     manifest = applied.manifest
     if not applied.changes:
         typer.echo(f"nothing changed: {applied.path} is at revision {manifest.revision}")
@@ -75,9 +78,9 @@ def apply(
     typer.echo(f"{applied.path} {would} revision {manifest.revision}")
     loadable = [view.name for view in manifest.views if view.source is not None]
     if loadable and not dry_run:
+        where = "" if to == DEFAULT_FOLDER else f" --manifest {to}"
         typer.echo(
-            f"next: headrace features load {' '.join(loadable[:3])} --data FOLDER --manifest {to}",
-            err=True,
+            f"next: headrace features load {' '.join(loadable[:3])} --data FOLDER{where}", err=True
         )
 
 
@@ -158,7 +161,8 @@ def load(
     interruption the same command goes on where it stopped.
     """
     settings, found = settings_and_manifest(manifest)
-    with one_sentence():
+    packed_only(settings)
+    with one_sentence("interrupted; the same command goes on"):
         chosen = _chosen_views(found, views or [])
         from featurecache.loader import ViewLoader
 

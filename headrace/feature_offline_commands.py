@@ -6,8 +6,9 @@ Decides what is printed and what counts as agreement. It must never decide what 
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 import typer
@@ -19,6 +20,7 @@ from headrace.feature_options import (
     StoreOption,
     manifest_of,
     one_sentence,
+    packed_only,
     print_table,
     settings_and_manifest,
     store_clients,
@@ -27,11 +29,19 @@ from headrace.feature_options import (
 from headrace.progress_display import ProgressDisplay
 
 if TYPE_CHECKING:
-    from featurecache.verify import VerifyReport
+    from featurecache.manifest import Manifest
+    from featurecache.verify import Ask, VerifyReport
+    from featurecache.verify_offline import Skipped
 
 SHOWN_DIFFERENCES = 20
 
 Data = Annotated[Path, typer.Option(help="Folder below which the views' Parquet files lie.")]
+OnBadRow = Annotated[
+    Literal["refuse", "skip"],
+    typer.Option(
+        help="A row of a source that `load` would not load stops all, or is as if it were not there."
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -60,6 +70,7 @@ def training_set(
     leave_out: Annotated[
         bool, typer.Option("--leave-out", help="Leave out rows for which a request would fail.")
     ] = False,
+    on_bad_row: OnBadRow = "refuse",
     manifest: ManifestOption = None,
     as_json: AsJson = False,
 ) -> None:
@@ -81,7 +92,9 @@ def training_set(
                 out,
                 functions=load_functions(found, folder),
                 options=Options(
-                    statuses=statuses, when_refused="leave_out" if leave_out else "refuse"
+                    statuses=statuses,
+                    when_refused="leave_out" if leave_out else "refuse",
+                    on_bad_row=on_bad_row,
                 ),
                 progress=lambda _what, done, total: display(done, total),
             )
@@ -101,6 +114,15 @@ def verify(
     min_agreement: Annotated[
         float, typer.Option(min=0, max=1, help="Share of values; below it the exit code is 1.")
     ] = 1.0,
+    on_bad_row: OnBadRow = "refuse",
+    url: Annotated[
+        str | None,
+        typer.Option(
+            show_default=False,
+            help="Ask a running gateway at its admin port, such as http://127.0.0.1:8002."
+            " \\[default: the store itself]",
+        ),
+    ] = None,
     manifest: ManifestOption = None,
     store: StoreOption = None,
     as_json: AsJson = False,
@@ -110,7 +132,12 @@ def verify(
     Try it:  headrace features verify airport_weather --data data
     """
     settings, found = settings_and_manifest(manifest)
+    if url is None:
+        packed_only(settings)
+    elif store is not None:
+        refuse("--url asks a gateway and --store a store; give one of them")
     with one_sentence():
+        from featurecache.gateway_asking import GatewayAsk
         from featurecache.store_asking import StoreAsk
         from featurecache.store_keys import StoreKeys
         from featurecache.verify import Sampling
@@ -119,22 +146,52 @@ def verify(
         for name in views or []:
             if found.view(name).source is None:
                 refuse(f"view '{name}' has no files to compare with")
+        skipped = _skipped(found, data, views or [], on_bad_row)
         moment_us = time.time_ns() // 1000
-        with store_clients(store_settings_of(store, settings)) as clients:
+        with ExitStack() as stack:
+            ask: Ask
+            if url is not None:
+                ask = GatewayAsk(found, url)
+            else:
+                clients = stack.enter_context(store_clients(store_settings_of(store, settings)))
+                ask = StoreAsk(found, StoreKeys(clients), moment_us)
             report = compared(
                 found,
                 data,
-                StoreAsk(found, StoreKeys(clients), moment_us),
+                ask,
                 moment_us=moment_us,
                 views=views or None,
                 sampling=Sampling(entities=entities, seed=seed),
+                skipped=skipped,
             )
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
     else:
         _print_report(report)
-    if report.agreement < min_agreement:
+    for one in report.views:
+        if one.agreement is None:
+            typer.echo(
+                f"headrace: warning: nothing of view '{one.view}' was compared: its files have no entity whose row "
+                f"is decided ({one.undecided} are about to grow too old, or not yet known)",
+                err=True,
+            )
+    if (report.agreement or 0.0) < min_agreement:
         raise typer.Exit(1)
+
+
+def _skipped(
+    manifest: Manifest, data: Path, views: list[str], on_bad_row: Literal["refuse", "skip"]
+) -> dict[str, Skipped]:
+    """By view: the rows that `load` would not load."""
+    from featurecache.bad_places import by_file, sound_places
+    from featurecache.parquet_source import ParquetView
+
+    skipped: dict[str, Skipped] = {}
+    for name in views or [one.name for one in manifest.views if one.source is not None]:
+        source = ParquetView(manifest, manifest.view(name), data)
+        places = sound_places(source, time.time_ns() // 1000, on_bad_row)
+        skipped[name] = by_file(source, places)
+    return skipped
 
 
 def _print_report(report: VerifyReport) -> None:
@@ -147,7 +204,7 @@ def _print_report(report: VerifyReport) -> None:
                 f"{one.values:,}",
                 f"{one.differing:,}",
                 f"{one.undecided:,}",
-                f"{one.agreement:.4%}",
+                "-" if one.agreement is None else f"{one.agreement:.4%}",
             ]
             for one in report.views
         ],

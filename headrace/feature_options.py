@@ -16,6 +16,7 @@ from featurecache.applying import MANIFEST_NAME, read_manifest
 from featurecache.errors import DefinitionError, FeatureError, RowError, SourceError
 from featurecache.manifest import Manifest
 from foundation.store import StoreError, StoreSettings, open_store
+from foundation.store_url import StoreUrlError, parse_store_url
 from gateway.settings import GatewaySettings
 from headrace.command_line import fail, refuse, settings_here
 
@@ -56,7 +57,12 @@ def manifest_of(given: Path | None, settings: GatewaySettings) -> tuple[Manifest
 
 
 def store_settings_of(given: str | None, settings: GatewaySettings) -> StoreSettings:
-    """As the option says, else as configured."""
+    """As the option says, else as configured; an option that is no address ends the command."""
+    if given:
+        try:
+            parse_store_url(given)
+        except StoreUrlError as error:
+            refuse(f"--store: {error}")
     state_dir = settings.store.state_dir
     return StoreSettings(redis_url=given, state_dir=state_dir) if given else settings.store
 
@@ -74,8 +80,8 @@ def store_clients(settings: StoreSettings) -> Iterator[StoreClients]:
 
 
 @contextmanager
-def one_sentence() -> Iterator[None]:
-    """What goes wrong in the block becomes the command's last line and its exit code."""
+def one_sentence(interrupted: str = "interrupted") -> Iterator[None]:
+    """What goes wrong in the block becomes the command's last line and its exit code; ``interrupted`` is Ctrl-C's."""
     try:
         yield
     except (DefinitionError, RowError) as error:
@@ -89,7 +95,7 @@ def one_sentence() -> Iterator[None]:
             f"this command needs {error.name}; install it with: pip install 'headrace[features]'"
         )
     except KeyboardInterrupt:
-        typer.echo("headrace: interrupted; the same command goes on", err=True)
+        typer.echo(f"headrace: {interrupted}", err=True)
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -97,6 +103,15 @@ def settings_and_manifest(given: Path | None) -> tuple[GatewaySettings, Manifest
     """For commands that need both."""
     settings = settings_here()
     return settings, manifest_of(given, settings)[0]
+
+
+def packed_only(settings: GatewaySettings) -> None:
+    """Ends a command that writes rows of ours, or takes them apart, where the store is Feast's."""
+    if settings.features.layout == "feast":
+        refuse(
+            'this command knows only our own rows, and features.layout is "feast"; write them with Feast, '
+            "look at them with `headrace features get`"
+        )
 
 
 def print_table(head: list[str], rows: list[list[str]]) -> None:

@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import numpy as np
 import typer
 
-from featurecache.compiling import needed_refs
-from featurecache.errors import DefinitionError, RowError
-from featurecache.manifest import FeatureRef, Manifest, ViewSpec
-from headrace.command_line import refuse
+from featurecache.errors import RowError
+from featurecache.manifest import Manifest, ViewSpec
+from headrace.command_line import refuse, settings_here
+from headrace.feature_asking import Asked, asked_of, computed_of
 from headrace.feature_options import (
     AsJson,
     ManifestOption,
     StoreOption,
+    manifest_of,
     one_sentence,
+    packed_only,
     print_table,
     settings_and_manifest,
     store_clients,
@@ -30,8 +32,10 @@ from headrace.feature_options import (
 )
 
 if TYPE_CHECKING:
-    from featurecache.looking import SeenRow, SeenValue
+    from featurecache.looking import SeenComputed, SeenRow, SeenValue
     from featurecache.store_keys import StoreKeys
+    from foundation.store import StoreSettings
+    from gateway.settings import GatewaySettings
 
 MAX_LINE_BYTES = 1024 * 1024
 PUSH_ROWS = 1000
@@ -66,6 +70,7 @@ def push(
     a line is bad, those before its thousand are in the store, and it says so.
     """
     settings, found = settings_and_manifest(manifest)
+    packed_only(settings)
     with one_sentence():
         spec = found.view(view)
         from featurecache.codec import RowCodec
@@ -89,6 +94,7 @@ def push(
                         write_us=now_us,
                         now_us=now_us,
                         keep_us=keep_us,
+                        first_row=first,
                     )
                     writer.flush()
             except RowError as error:
@@ -97,12 +103,14 @@ def push(
                 raise RowError(f"{error}; {before}") from None
             finally:
                 writer.close()
+    if not writer.counts.total:
+        refuse("no rows came by standard input; give JSON objects, one a line, or --row")
     counts = msgspec.structs.asdict(writer.counts)
     if as_json:
         typer.echo(msgspec.json.encode(counts).decode())
         return
     told = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
-    typer.echo(f"{view}: {told or 'no rows'}")
+    typer.echo(f"{view}: {told}")
 
 
 def get(
@@ -112,31 +120,35 @@ def get(
     store: StoreOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the values that a gateway would take from the store now, each with its status and age.
+    """Show the values that a gateway would take from the store now, each with its status and age; from Feast's store
+    where features.layout says so.
 
     Try it:  headrace features get airport_weather origin=JFK
 
-    Of a service all its views are asked. Exit code 1 when a row is missing or cannot be read.
+    Of a service all its views are asked, and on-demand features computed that need nothing of a request. Exit code 1
+    when a row is missing or cannot be read.
     """
-    settings, found = settings_and_manifest(manifest)
+    settings = settings_here()
+    found, folder = manifest_of(manifest, settings)
+    given = _pairs(keys)
     with one_sentence():
-        asked = _asked(found, name, _pairs(keys))
-        with store_clients(store_settings_of(store, settings)) as clients:
-            from featurecache.store_keys import StoreKeys
-
-            store_keys = StoreKeys(clients)
-            seen = []
-            for view, key, columns in asked:
-                row = _see(store_keys, view, key)[0]
-                row.values = [one for one in row.values if one.name in columns]
-                seen.append(row)
+        asked = asked_of(found, name, given)
+        pairs = _seen(settings, store_settings_of(store, settings), found, asked)
+        seen = [one for one, _ in pairs]
+        for row, of in zip(seen, asked, strict=True):
+            row.values = [one for one in row.values if one.name in of.columns]
+        rows = [one for _, one in pairs]
+        computed = computed_of(found, folder, name, asked, rows, given, now_us=_now_us())
     if as_json:
-        typer.echo(msgspec.json.encode(seen).decode())
+        typer.echo(msgspec.json.encode([*seen, *computed]).decode())
     else:
         lines = [
-            [f"{one.view}.{value.name}", one.entity, _shown(value), value.status, _age(one)]
-            for one in seen
+            [f"{one.view}.{value.name}", of.entity, _shown(value), value.status, _age(one)]
+            for one, of in zip(seen, asked, strict=True)
             for value in one.values
+        ]
+        lines += [
+            [one.on_demand, "-", _shown(one), one.problem or one.status, "-"] for one in computed
         ]
         print_table(["FEATURE", "ENTITY", "VALUE", "STATUS", "AGE"], lines)
         for one in seen:
@@ -158,6 +170,7 @@ def inspect(
     Try it:  headrace features inspect airport_weather origin=JFK
     """
     settings, found = settings_and_manifest(manifest)
+    packed_only(settings)
     with one_sentence():
         spec = found.view(view)
         from featurecache.json_rows import JsonRows
@@ -175,6 +188,30 @@ def inspect(
         _print_row(seen, parts, row)
     if seen.status in ("MISSING", "ERROR"):
         raise typer.Exit(1)
+
+
+def _seen(
+    settings: GatewaySettings, target: StoreSettings, manifest: Manifest, asked: Sequence[Asked]
+) -> list[tuple[SeenRow, bytes | None]]:
+    """The rows that are asked for, taken apart and as they are, in whichever layout they lie."""
+    if settings.features.layout == "feast":
+        from featurecache.looking import see
+        from headrace.feast_reading import feast_rows
+
+        rows = feast_rows(settings.features, target, manifest, [one.key for one in asked])
+        now_us = _now_us()
+        return [
+            (
+                see(one.view, one.key, rows[one.key], now_us=now_us, expires_in_s=None),
+                rows[one.key],
+            )
+            for one in asked
+        ]
+    with store_clients(target) as clients:
+        from featurecache.store_keys import StoreKeys
+
+        store_keys = StoreKeys(clients)
+        return [_see(store_keys, one.view, one.key) for one in asked]
 
 
 def _print_row(seen: SeenRow, parts: Any, row: bytes | None) -> None:
@@ -218,43 +255,6 @@ def _see(store: StoreKeys, view: ViewSpec, key: bytes) -> tuple[SeenRow, bytes |
     return see(view, key, row, now_us=_now_us(), expires_in_s=left_s), row
 
 
-def _asked(
-    manifest: Manifest, name: str, given: dict[str, str]
-) -> list[tuple[ViewSpec, bytes, list[str]]]:
-    """Views, the names of their rows, and columns; a service may ask one view several times by other keys."""
-    from featurecache.json_rows import JsonRows
-
-    if any(one.name == name for one in manifest.views):
-        view = manifest.view(name)
-        return [(view, JsonRows(manifest, view).key(given), [one.name for one in view.columns])]
-    if all(one.name != name for one in manifest.services):
-        views = ", ".join(one.name for one in manifest.views)
-        services = ", ".join(one.name for one in manifest.services)
-        raise DefinitionError(
-            f"'{name}' is neither a feature view ({views}) nor a service ({services or 'none'})"
-        )
-    uses: dict[Any, list[FeatureRef]] = {}
-    for ref in needed_refs(manifest, manifest.service(name)):
-        if ref.kind == "view":
-            uses.setdefault(ref.use, []).append(ref)
-    asked, wanted = [], set()
-    for refs in uses.values():
-        ref = refs[0]
-        view = manifest.view(ref.name)
-        names = {own: ref.keys.get(own, own) for own in manifest.entity(view.entity).keys}
-        wanted |= set(names.values())
-        missing = [one for one in names.values() if one not in given]
-        if missing:
-            raise RowError(f"service '{name}' needs the join key {missing[0]}=…")
-        key = JsonRows(manifest, view).key({own: given[one] for own, one in names.items()})
-        asked.append((view, key, [one.column for one in refs]))
-    if extra := sorted(given.keys() - wanted):
-        raise RowError(
-            f"service '{name}' has no join key '{extra[0]}': {', '.join(sorted(wanted))}"
-        )
-    return asked
-
-
 def _pairs(keys: list[str] | None) -> dict[str, str]:
     pairs = {}
     for one in keys or []:
@@ -289,7 +289,7 @@ def _batches(lines: Any) -> Iterator[tuple[int, list[Any]]]:
         yield first, rows
 
 
-def _shown(one: SeenValue) -> str:
+def _shown(one: SeenValue | SeenComputed) -> str:
     value = one.value
     if value is None:
         return "-"

@@ -277,7 +277,7 @@ def test_it_is_all_counted(shop: ServerProcess, pusher: Pusher, user: str) -> No
     before = rows("created"), rows("older")
     refused = shop.metric("headrace_feature_pushes_total", outcome="invalid_argument")
     pusher.push("profile", [profile(user), profile(user + "2")])
-    pusher.push("profile", [profile(user, event_time=0)])
+    pusher.push("profile", [profile(user, event_time=10**15)])
     pusher.push("profile", [{}])
     assert (rows("created"), rows("older")) == (before[0] + 2, before[1] + 1)
     after = shop.metric("headrace_feature_pushes_total", outcome="invalid_argument")

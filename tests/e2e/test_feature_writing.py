@@ -149,7 +149,7 @@ def test_nothing_is_written_when_one_row_is_of_the_future(
     now = now_us()
     times = np.array([now, now + 301 * SECOND_US])
     writer = RowWriter(clients)
-    with pytest.raises(RowError, match="row 1"):
+    with pytest.raises(RowError, match="row 2: "):
         writer.write([key(1), key(2)], [row(1, now, now)] * 2, times, now_us=now, keep_us=None)
     writer.flush()
     assert server.client().dbsize() == 0

@@ -40,7 +40,9 @@ _ACTIVATE = ". .venv/bin/activate"
 _PORT = re.compile(r"\b800([012])\b")
 _ADDRESS = re.compile(r"^(http|grpc|admin) +(?:http://)?127\.0\.0\.1:(\d+)$", re.MULTILINE)
 _FRONTS = {"http": "8000", "grpc": "8001", "admin": "8002"}
-_MAY_DIFFER = re.compile(r"\d[\d,.]*(?= s\b| rows/s\b)|(?<='worst_age_s': )\d[\d.]*|\b\d{16}\b")
+_MAY_DIFFER = re.compile(
+    r"\d[\d,.]*(?= s\b| rows/s\b)|(?<='worst_age_s': )\d[\d.]*|\b\d{4}-\d\d-\d\dT[\d:.]+Z"
+)
 _DECIMAL = re.compile(r"-?\d+\.\d+")
 
 

@@ -73,7 +73,7 @@ def _view(plan: ViewPlan, entity: Entity) -> FeatureView:
         columns=columns,
         max_age=plan.max_age_s,
         cache_ttl=plan.cache_ttl_s,
-        stale_if_error=plan.stale_if_error_s,
+        stale_if_error=plan.stale_if_error_s if plan.cache_ttl_s else 0,  # it is of copies
         on_missing=plan.on_missing,
         on_stale=plan.on_stale,
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from featurecache.errors import SourceError
+from featurecache.errors import RowError, SourceError
 from gateway.live_manifest import LiveManifest
 from gateway.messages import PushOutcome
 from gateway.pushed_rows import PushedRowsWriter
@@ -172,6 +172,12 @@ MISTAKES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "future in numbers": ("profile", {"event_time": 4_102_444_800_000_000}, ["in the future"]),
     "nanoseconds": ("profile", {"event_time": 10**18}, ["no moment"]),
     "no calendar": ("profile", {"event_time": 2**62}, ["no moment"]),
+    "seconds": (
+        "profile",
+        {"event_time": 1_795_450_874},
+        ["1795450874, which looks like seconds; give µs since 1970 or an ISO time"],
+    ),
+    "milliseconds": ("profile", {"event_time": 1_795_450_874_000}, ["looks like milliseconds"]),
     "before 1684": ("profile", {"event_time": -(2**54)}, ["before the year 1684"]),
     "no moment": ("profile", {"event_time": "yesterday"}, ["'yesterday', no moment"]),
 }
@@ -196,6 +202,31 @@ def test_one_bad_row_and_nothing_is_written(
         assert "row 3: " in answer.message
         found = look_up(shop, f"views/{view}", {"keys": keys})[1]
         assert found["views"][0]["statuses"] == ["MISSING"]
+
+
+def test_a_row_has_one_time(pusher: Pusher, user: str) -> None:
+    row = {"user_id": user, "pages": 1, "at": None, "steps": [1, 2], "known_at": now_us()}
+    answer = pusher.push("visits", [row, row | {"event_time": now_us()}])
+    assert answer.status == "400"
+    assert "row 2: 'event_time' and 'known_at' are both given; leave one out" in answer.message
+    assert pusher.push("visits", [row | {"known_at": None}]).counts == counted(created=1)
+
+
+def test_a_time_that_is_refused_costs_no_connection(tmp_path: Path) -> None:
+    feature_rows.apply(tmp_path)
+    live = LiveManifest(FeatureSettings(manifest=str(tmp_path)))
+    with ValkeyServer() as store, store.client() as client:
+        writer = PushedRowsWriter(store.url, live, 2.0)
+        try:
+            writer.write(lambda _: ("profile", [profile("a")]), 1)
+            rows = [profile("b"), profile("c", event_time=4_102_444_800_000_000)]
+            with pytest.raises(RowError, match=r"row 2: .* in the future"):
+                writer.write(lambda _: ("profile", rows), 2)
+            names = [one["name"] for one in client.client_list()]
+            assert names.count("headrace-push") == 1
+            assert not client.exists("hr:shop:{user:b}:profile")
+        finally:
+            writer.close()
 
 
 def test_nothing_of_a_push_that_failed_goes_with_a_later_one(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ GUARDED = (
     + """
 guarded = FeatureView(
     "guarded", entity=user, columns=[Column("a", Float32)], on_missing="fail", on_stale="fail",
-    max_age="1h", stale_if_error="1d",
+    max_age="1h", cache_ttl="1m", stale_if_error="1d",
 )
 """
 )

@@ -61,6 +61,7 @@ def some_view(rng: random.Random, name: str, entity: Entity) -> FeatureView:
         entity=entity,
         columns=columns,
         max_age=rng.choice([None, 10, 100]),
+        cache_ttl=1,
         stale_if_error=rng.choice([0, 50]),
         on_missing=rng.choice(["default"] * 5 + ["fail"]),  # type: ignore[arg-type]
         on_stale=rng.choice(["default"] * 4 + ["use", "fail"]),  # type: ignore[arg-type]

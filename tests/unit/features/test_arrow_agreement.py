@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from featurecache.bad_places import OnBadRow
 from featurecache.codec import RowCodec
 from featurecache.columns import ColumnType
 from featurecache.compiling import compile_manifest
@@ -35,7 +36,7 @@ from featurecache.definitions import (
     Timestamp,
     Vector,
 )
-from featurecache.errors import FeatureError
+from featurecache.errors import FeatureError, RowError
 from featurecache.manifest import Manifest
 from featurecache.parquet_source import ParquetView
 from featurecache.point_in_time import JoinLimits
@@ -173,7 +174,12 @@ def _loaded(manifest: Manifest, folder: Path) -> tuple[ViewUse, list[bytes | Non
     return ViewUse(manifest, spec, {}, [one.name for one in spec.columns]), rows
 
 
-def _trained(manifest: Manifest, folder: Path, entities: Sequence[tuple[str, int]]) -> Any:
+def _trained(
+    manifest: Manifest,
+    folder: Path,
+    entities: Sequence[tuple[str, int]],
+    on_bad_row: OnBadRow = "refuse",
+) -> Any:
     spine = {
         "name": pa.array([one[0] for one in entities]).dictionary_encode(),
         "n": pa.array([one[1] for one in entities], pa.int64()),
@@ -186,7 +192,7 @@ def _trained(manifest: Manifest, folder: Path, entities: Sequence[tuple[str, int
         Spine(folder / "spine.parquet", "now", keep=[]),
         folder,
         folder / "out.parquet",
-        options=Options(statuses=True, limits=LIMITS),
+        options=Options(statuses=True, on_bad_row=on_bad_row, limits=LIMITS),
     )
     return pq.read_table(folder / "out.parquet").combine_chunks()
 
@@ -325,7 +331,17 @@ def test_whom_nobody_can_ask_for_is_nobody(tmp_path: Path) -> None:
     (chunk,) = view.read(view.files[0], 0, NOW_US)
     assert (chunk.keys, chunk.bad_rows) == ([b"hr:p:{e:a|1}:v"], 5)
     spine = tmp_path / "spine.parquet"
-    found = _trained(manifest, tmp_path, [("a", 1), ("", 1), ("x" * 257, 1), ("a", 2**31)])
+    found = _trained(manifest, tmp_path, [("a", 1), ("", 1), ("x" * 257, 1), ("a", 2**31)], "skip")
     assert found.column("v__x").to_pylist() == [1, 0, 0, 0]
-    card = build(manifest, "s", Spine(spine, "now"), tmp_path, tmp_path / "out.parquet")
+    with pytest.raises(RowError, match=r"v/a\.parquet, row group 0, row 4: key 'name' is null"):
+        build(manifest, "s", Spine(spine, "now"), tmp_path, tmp_path / "out.parquet")
+    card = build(
+        manifest,
+        "s",
+        Spine(spine, "now"),
+        tmp_path,
+        tmp_path / "out.parquet",
+        options=Options(on_bad_row="skip"),
+    )
+    assert card.sources[0].skipped_rows == 5
     assert (card.spine.rows_without_key, card.sources[0].rows_without_key) == (3, 5)

@@ -206,12 +206,12 @@ def test_two_objects_of_one_name() -> None:
 def test_one_name_for_two_things() -> None:
     assert (
         _refused(DISTANCE, _on("distance", WEATHER["temp"]))
-        == "'distance' is the name of a on-demand feature and of a input"
+        == "'distance' is the name of an on-demand feature and of an input"
     )
-    assert "'origin' is the name of a key and of a input" in _refused(
+    assert "'origin' is the name of a key and of an input" in _refused(
         AIRPORT, Input("origin", String)
     )
-    assert "'origin' is the name of a key and of a on-demand" in _refused(
+    assert "'origin' is the name of a key and of an on-demand" in _refused(
         AIRPORT, _on("origin", DISTANCE)
     )
 

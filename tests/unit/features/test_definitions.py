@@ -259,7 +259,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
         "view 'weather': `retention` is shorter than `max_age` + `stale_if_error`",
     ),
     "retention below both": (
-        lambda: _view(max_age="20h", stale_if_error="5h", retention="1d"),
+        lambda: _view(max_age="20h", cache_ttl=1, stale_if_error="5h", retention="1d"),
         "`retention` is shorter than",
     ),
     "a row that is too long": (
@@ -297,12 +297,23 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a service of a whole view": (
         lambda: FeatureService("s", [_view()]),
-        'is no feature; write view["column"], an Input, entity["key"] or an on-demand feature',
+        "view 'weather' is no single feature: write *view.all(), or view[\"column\"]",
     ),  # type: ignore[list-item]
-    "a service of a column": (lambda: FeatureService("s", [TEMP]), "is no feature"),  # type: ignore[list-item]
+    "a service of a view by other keys": (
+        lambda: FeatureService("s", [_view().by(origin="dest")]),
+        "view 'weather' is no single feature",
+    ),  # type: ignore[list-item]
+    "a service of a column": (
+        lambda: FeatureService("s", [TEMP]),
+        'Column \'temp\' is no feature; write view["column"], an Input, entity["key"] or an on-demand feature',
+    ),  # type: ignore[list-item]
+    "old copies where there are none": (
+        lambda: _view(max_age="1h", stale_if_error="1d"),
+        "without `cache_ttl` it keeps none; set `cache_ttl`, or leave `stale_if_error` out",
+    ),
     "a service of one feature": (
         lambda: FeatureService("s", Input("a", Float32)),
-        "feature service 's', inputs: <featurecache.definitions.Input object",
+        "feature service 's', inputs: Input 'a' is no Sequence",
     ),  # type: ignore[arg-type]
     "an on-demand feature of nothing": (
         lambda: on_demand(inputs=[], output=TEMP)(_fail),
@@ -376,7 +387,8 @@ def test_durations_out_of_bounds(duration: object) -> None:
 
 
 def test_retention_of_exactly_both_is_enough() -> None:
-    assert _view(max_age="20h", stale_if_error="4h", retention="1d").retention_s == 86_400
+    view = _view(max_age="20h", cache_ttl=1, stale_if_error="4h", retention="1d")
+    assert view.retention_s == 86_400
 
 
 def test_an_integer_key_of_each_kind() -> None:

@@ -24,7 +24,14 @@ from featurecache.definitions import (
     on_demand,
 )
 from featurecache.errors import DefinitionError
-from featurecache.evolution import MAX_OLDER_SCHEMAS, changes, follow, incompatibilities
+from featurecache.evolution import (
+    MAX_GONE,
+    MAX_GONE_BYTES,
+    MAX_OLDER_SCHEMAS,
+    changes,
+    follow,
+    incompatibilities,
+)
 from featurecache.manifest import Manifest, decode_manifest, encode_manifest
 
 
@@ -294,3 +301,87 @@ def test_values_that_become_others_under_the_same_name_are_refused() -> None:
         assert incompatibilities(old, _manifest(extra=[distance, changed])) == [
             "on-demand feature 'far' changed its type or its inputs; give it another name"
         ]
+
+
+# ---- there and back ------------------------------------------------------------------------------
+
+
+def _everything(far: object, columns: list[Column], *, as_it_was: bool = True) -> list[object]:
+    plane = Entity("plane", keys={"tail": String if as_it_was else Int64})
+    seats = FeatureView("seats", entity=plane, columns=columns)
+    named: list[Any] = [seats["n"], *([] if as_it_was else [Input("height", Float32)])]
+    return [plane, seats, far, FeatureService("t", named)]
+
+
+def test_what_went_may_come_back_as_it_was_only() -> None:
+    distance, n = Input("distance", Float32), [Column("n", Int32)]
+    whole = _everything(_ratio(distance, Column("far", Float32)), n)
+    first, _ = follow(None, _manifest(extra=whole))
+    without = decode_manifest(encode_manifest(follow(first, _manifest())[0]), "x")
+    assert without.gone is not None
+    assert [one.name for one in without.gone.services] == ["t"]
+    other_distance = Input("distance", Float64)
+    changed = _everything(
+        _ratio(other_distance, Column("far", Float64)), [Column("n", Float64)], as_it_was=False
+    )
+    assert [one.split(";")[0] for one in incompatibilities(without, _manifest(extra=changed))] == [
+        "entity 'plane' changed its keys: rows in the store would not be found",
+        "column 'seats.n' was int32 and is float64",
+        "input 'distance' was float32 and is float64",
+        "on-demand feature 'far' changed its type or its inputs",
+        "feature service 't' changed its inputs: models trained on them would be given others",
+    ]
+    back, told = follow(without, _manifest(extra=whole))
+    assert "new service 't'" in told
+    assert back.gone is None
+    assert back.digest == first.digest
+    forced, _ = follow(without, _manifest(extra=changed), force=True)
+    assert forced.gone is None
+
+
+def test_a_view_that_comes_back_reads_all_its_rows() -> None:
+    def with_seats(*columns: Column) -> Manifest:
+        plane = Entity("plane", keys={"tail": String})
+        return _manifest(extra=[FeatureView("seats", entity=plane, columns=list(columns))])
+
+    a, b, c = (Column(name, Float32) for name in "abc")
+    manifest, _ = follow(None, with_seats(a))
+    for following in (with_seats(a, b), _manifest(), _manifest(owner="ops"), with_seats(a, b, c)):
+        manifest, _ = follow(manifest, following)
+    names = [[name for name, _ in one] for one in manifest.view("seats").older]
+    assert names == [["a", "b"], ["a"]]
+    assert follow(manifest, with_seats(a, b, c)) == (manifest, [])
+
+
+def test_a_column_that_comes_back_keeps_its_type() -> None:
+    first, _ = follow(None, _manifest())
+    without, _ = follow(first, _manifest(columns=[Column("temp", Float32)]))
+    again = _manifest(columns=[Column("temp", Float32), Column("sky", Float32)])
+    assert incompatibilities(without, again) == [
+        "column 'weather.sky' was string and is float32; give it another name"
+    ]
+    forced, _ = follow(without, again, force=True)  # which is settled by that
+    assert incompatibilities(forced, again) == []
+
+
+def test_what_went_is_remembered_within_bounds() -> None:
+    manifest, _ = follow(None, _manifest())
+    for number in range(MAX_GONE + 3):
+        manifest, _ = follow(manifest, _manifest(extra=[Input(f"i{number}", Float32)]))
+    assert manifest.gone is not None
+    gone = [one.name for one in manifest.gone.inputs]
+    assert gone == [f"i{number}" for number in range(MAX_GONE + 1, 1, -1)]
+    large = Input("large", Float32, description="x" * (MAX_GONE_BYTES // 2))
+    for name in ("small", "larger"):
+        other = Input(name, Float32, description=large.description)
+        manifest, _ = follow(manifest, _manifest(extra=[other]))
+    manifest, _ = follow(manifest, _manifest())
+    assert manifest.gone is not None
+    assert [one.name for one in manifest.gone.inputs] == ["larger"]
+
+
+def test_another_project_remembers_nothing_of_the_one_before() -> None:
+    first, _ = follow(None, _manifest(extra=[Input("a", Float32)]))
+    second, _ = follow(first, _manifest())
+    third, _ = follow(second, _manifest(project="q"), force=True)
+    assert third.gone is None

@@ -72,6 +72,17 @@ def test_the_source_s_name_of_the_time_will_do(rows: JsonRows) -> None:
     assert batch.event_us.tolist() == [1_000_000]
 
 
+def test_numbers_are_microseconds_and_a_null_is_no_time(rows: JsonRows) -> None:
+    times: list[dict[str, Any]] = [
+        {"event_time": 1_795_450_874_233_680},
+        {"known_at": -(10**15), "event_time": None},
+        {"known_at": 10**14},
+        {"event_time": None, "known_at": None},
+    ]
+    batch = rows.batch([GOOD | one for one in times], NOW_US)
+    assert batch.event_us.tolist() == [1_795_450_874_233_680, -(10**15), 10**14, NOW_US]
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -90,7 +101,21 @@ def test_the_source_s_name_of_the_time_will_do(rows: JsonRows) -> None:
         ({"uid": ""}, "names no entity"),
         ({"uid": None}, "key 'uid' is null"),
         ({"n": "7"}, "not a number"),
-        ({"event_time": 5}, "'event_time' is 5, no moment"),
+        ({"event_time": "5"}, "'event_time' is '5', no moment"),
+        ({"event_time": 1.5}, "'event_time' is 1.5, no moment"),
+        ({"event_time": True}, "'event_time' is True, no moment"),
+        (
+            {"event_time": 1_795_450_874},
+            "'event_time' is 1795450874, which looks like seconds; give µs since 1970 or an ISO time",
+        ),
+        ({"event_time": 1_795_450_874_000}, "looks like milliseconds"),
+        ({"known_at": -5}, "'known_at' is -5, which looks like seconds"),
+        ({"event_time": 10**18}, "no moment of a calendar"),
+        ({"event_time": -(10**40)}, "no moment of a calendar"),
+        (
+            {"event_time": "2026-01-01", "known_at": 1_795_450_874_000_000},
+            "'event_time' and 'known_at' are both given; leave one out",
+        ),
         ({"y": 1}, "'y' is no column of view 'v'; known: uid, n, x"),
         ({"evnt_time": 1}, "did you mean 'event_time'"),
     ],

@@ -28,7 +28,9 @@ def test_nothing_asked_for_is_settled() -> None:
     assert World().lookup.ask([], 0.0).settled
     assert World().ask().rows == []
     world = World()
-    assert world.ask(caching=PLAIN).settled  # a view without copies, and no key: the store is not waited for
+    assert world.ask(
+        caching=PLAIN
+    ).settled  # a view without copies, and no key: the store is not waited for
     assert world.lookup.counters.missed_slots == world.lookup.counters.expired_lookups == 0
 
 

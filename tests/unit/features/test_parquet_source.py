@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from featurecache import bad_places, parquet_source
 from featurecache.columns import ColumnType
 from featurecache.compiling import compile_manifest
 from featurecache.definitions import (
@@ -324,3 +325,53 @@ def test_pieces_are_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     sizes = [one.rows for one in chunks(view)]
     assert sum(sizes) == rows
     assert max(sizes) * view.view.schema.row_bytes <= 2 * 1024 * 1024
+
+
+@pytest.mark.parametrize("is_dictionary", [False, True])
+def test_chunks_of_long_strings_are_bounded_in_bytes(tmp_path: Path, is_dictionary: bool) -> None:
+    """Whether each is written out, or one is written once and meant thousands of times."""
+    view_columns = (Column("text", String, default=""), Column("x", Float32))
+    rows = 3_000
+    texts = pa.array(["t" * 40_000] * rows)
+    table = pa.table(
+        {
+            "uid": [f"u{i}" for i in range(rows)],
+            "at": pa.array([NOW_US] * rows, pa.timestamp("us")),
+            "text": texts.dictionary_encode() if is_dictionary else texts,
+            "x": np.arange(rows, dtype=np.float32),
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    view = view_of(tmp_path, *view_columns)
+    found = chunks(view)
+    sizes = [sum(map(len, one.columns["text"])) for one in found]
+    assert sum(sizes) == rows * 40_000
+    assert max(sizes) <= parquet_source.MAX_CHUNK_VALUE_BYTES
+    assert np.concatenate([one.columns["x"] for one in found]).tolist() == list(range(rows))
+    assert [key for one in found for key in one.keys][-1] == b"hr:p:{user:u2999}:v"
+
+
+def test_chunks_of_short_strings_are_as_large_as_others(tmp_path: Path) -> None:
+    rows = 20_000
+    table = {"uid": [f"u{i}" for i in range(rows)], "at": [NOW] * rows, "text": ["a", "b"] * 10_000}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    found = chunks(view_of(tmp_path, Column("text", String, default="")))
+    assert [one.rows for one in found] == [8_192, 8_192, 3_616]
+
+
+def test_the_places_of_all_bad_rows_are_told(tmp_path: Path) -> None:
+    rows = 5_000
+    uids = [None if i % 7 == 3 else f"u{i}" for i in range(rows)]
+    table = {"uid": uids, "at": [NOW] * rows, "x": [1.0] * rows}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet", row_group_size=1_999)
+    write(tmp_path, "b.parquet", uid=["a", "", "c"], x=[1.0, 2.0, 3.0])
+    view = view_of(tmp_path, Column("x", Float32))
+    bad = bad_places.bad_places(view, NOW_US)
+    assert bad.rows == len(bad.places)
+    assert [one.row for one in bad.told] == [3, 6, 2, 1], "the first of each chunk"
+    assert {
+        name[-9:]: rows.tolist() for name, rows in bad_places.by_file(view, bad.places).items()
+    } == {
+        "a.parquet": list(range(3, rows, 7)),
+        "b.parquet": [1],
+    }

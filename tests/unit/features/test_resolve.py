@@ -176,7 +176,12 @@ def test_empty_keys_name_no_entity_and_are_not_looked_up() -> None:
 
 def test_aged_copies_behind_gaps_are_the_right_ones() -> None:
     view = FeatureView(
-        "w", entity=AIRPORT, columns=[Column("a", Float32)], max_age=10, stale_if_error=20
+        "w",
+        entity=AIRPORT,
+        columns=[Column("a", Float32)],
+        max_age=10,
+        cache_ttl=5,
+        stale_if_error=20,
     )
     other = FeatureView("v", entity=AIRPORT, columns=[Column("a", Float32)])
     plan = plan_of(FeatureService("s", [other["a"], view["a"]]), X)

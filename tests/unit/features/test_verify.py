@@ -38,7 +38,7 @@ from featurecache.errors import DefinitionError, FeatureError, RowError
 from featurecache.manifest import Manifest
 from featurecache.status import Status
 from featurecache.training_set import Options, Spine, build
-from featurecache.verify import OnlineRow, Sampling, VerifyReport, equal, verify
+from featurecache.verify import OnlineRow, Sampling, VerifyReport, equal, shown, verify
 from featurecache.verify_offline import RawView
 from featurecache.view_use import ViewUse
 
@@ -195,9 +195,9 @@ def test_the_real_codec_and_the_second_opinion_agree(
     with tempfile.TemporaryDirectory() as folder:
         report = _verified(Path(folder), files, 9.5, on_stale=on_stale, max_age=max_age)
     assert report.differences == []
-    assert report.agreement == 1.0
     (view,) = report.views
     entities = {row[:2] for rows in files for row in rows if row[0]}
+    assert report.agreement == view.agreement == (1.0 if entities else None)
     assert view.entities == len(entities) + 10
     assert view.values == 7 * view.entities
     assert view.undecided == 0
@@ -229,7 +229,7 @@ def test_training_sets_and_the_second_opinion_agree(files: list[list[Row]], seco
             Spine(folder / "spine.parquet", "at", keep=[]),
             folder,
             folder / "out.parquet",
-            options=Options(statuses=True),
+            options=Options(statuses=True, on_bad_row="skip"),
         )
         table = pq.read_table(folder / "out.parquet")
     for row, entity in enumerate(entities):
@@ -282,7 +282,8 @@ def test_every_changed_value_is_listed(
         return
     (found,) = report.differences
     assert (found.view, found.entity, found.column) == ("load", ("JFK", 1), column)
-    assert found.online == repr(online)
+    type_ = manifest.view("load").column(column).parsed
+    assert found.online == shown(type_, online)
     assert offline[:4] in found.offline
     assert found.offline_event_us == START_US + 1_000_000
     assert report.views[0].differing == 1
@@ -350,7 +351,8 @@ def test_shares_no_code_that_reads_joins_or_encodes() -> None:
     code = (
         "import sys, featurecache.verify\n"
         "print(sorted(set(sys.modules) & {f'featurecache.{one}' for one in ('codec', 'loader', 'writing', "
-        "'training_set', 'training_columns', 'arrow_columns', 'arrow_values', 'parquet_files', 'parquet_source', "
+        "'training_set', 'bad_places', "
+        "'training_columns', 'arrow_columns', 'arrow_values', 'parquet_files', 'parquet_source', "
         "'point_in_time', 'keys')}), "
         "'duckdb' in sys.modules)"
     )

@@ -228,7 +228,7 @@ def test_stale_rows_and_columns_without_default() -> None:
 
 @pytest.mark.parametrize("on_stale", ["default", "fail"])
 def test_aged_copies_may_be_older_while_the_store_fails(on_stale: str) -> None:
-    use = _use(max_age="1h", stale_if_error="30m", on_stale=on_stale)
+    use = _use(max_age="1h", cache_ttl="1m", stale_if_error="30m", on_stale=on_stale)
     rows = [_row(use, 3000), _row(use, 5400)]
     read = use.read(list(rows), {0, 1}, NOW_US)
     assert _statuses(read) == [Status.PRESENT, Status.STALE]

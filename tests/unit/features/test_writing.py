@@ -57,13 +57,18 @@ def test_a_call_is_what_the_protocol_says(
 def test_a_row_from_the_future_is_refused_by_number() -> None:
     times = np.array([NOW_US, NOW_US + 5 * MINUTE_US, NOW_US + 5 * MINUTE_US + 1], np.int64)
     check_times(times[:2], NOW_US)
-    with pytest.raises(RowError, match=r"row 2 .* in the future"):
+    with pytest.raises(RowError, match=r"row 3: .* 300 s in the future"):
         check_times(times, NOW_US)
+    with pytest.raises(RowError, match="row 1003: "):
+        check_times(times, NOW_US, 1001)
+    later_still = np.append(times, NOW_US + 9 * MINUTE_US)
+    with pytest.raises(RowError, match="row 3: "):  # the first, not the worst
+        check_times(later_still, NOW_US)
 
 
 def test_a_time_that_the_store_could_not_hold_is_refused() -> None:
     check_times(np.array([EARLIEST_US], np.int64), NOW_US)
-    with pytest.raises(RowError, match="1684"):
+    with pytest.raises(RowError, match=r"row 2: .* 1684"):
         check_times(np.array([NOW_US, EARLIEST_US - 1], np.int64), NOW_US)
 
 

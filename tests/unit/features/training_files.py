@@ -30,7 +30,11 @@ from featurecache.training_set import Options, Spine, build
 START = datetime(2024, 3, 1, tzinfo=UTC)
 AIRPORT = Entity("airport", keys={"origin": String})
 ROUTE = Entity("route", keys={"origin": String, "number": Int64})
-OPTIONS = Options(statuses=True, limits=JoinLimits(memory_bytes=256 * 1024 * 1024, threads=1))
+OPTIONS = Options(
+    statuses=True,
+    on_bad_row="skip",  # keys may be null or empty
+    limits=JoinLimits(memory_bytes=256 * 1024 * 1024, threads=1),
+)
 
 
 def moment(second: int) -> datetime:

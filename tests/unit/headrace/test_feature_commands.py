@@ -38,7 +38,7 @@ def run(*words: str, code: int = 0) -> Result:
 def test_apply_tells_what_changed_and_what_to_do_next(folder: Path) -> None:
     first = run("apply", "definitions.py")
     assert "features/manifest.json is now revision 1" in first.stdout
-    assert "headrace features load profile --data" in first.stderr
+    assert first.stderr == "next: headrace features load profile --data FOLDER\n"
     assert "nothing changed" in run("apply", "definitions.py").stdout
     (folder / "definitions.py").write_text(DEFINITIONS.replace('"90s"', '"2m"'))
     dry = run("apply", "definitions.py", "--dry-run").stdout
@@ -68,7 +68,8 @@ def test_the_manifest_is_found_by_option_setting_or_custom(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "headrace features apply" in run("list", code=2).stderr
-    run("apply", "definitions.py", "--to", "elsewhere")
+    elsewhere = run("apply", "definitions.py", "--to", "elsewhere")
+    assert elsewhere.stderr.endswith("--data FOLDER --manifest elsewhere\n")
     run("list", "--manifest", "elsewhere")
     run("list", "--manifest", "elsewhere/manifest.json")
     monkeypatch.setenv("HEADRACE_FEATURES_MANIFEST", "elsewhere")
@@ -101,7 +102,10 @@ def test_a_store_that_is_not_there_is_code_1() -> None:
         said = run(*words, *store, code=1).stderr
         assert "cannot be reached" in said
         assert "secret" not in said
-    assert "must begin with" in run("get", "profile", "uid=1", "--store", "http://x", code=1).stderr
+    said = run("get", "profile", "uid=1", "--store", "http://:secret@x", code=2).stderr
+    assert said.startswith("headrace: --store: ")
+    assert "must begin with" in said
+    assert "secret" not in said
 
 
 def test_without_the_extra_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,3 +126,24 @@ def test_without_the_extra_it_is_said_what_to_install(monkeypatch: pytest.Monkey
 )
 def test_help_teaches_with_an_example(command: str) -> None:
     assert f"Try it:  headrace features {command}" in run(command, "--help").stdout
+
+
+def test_a_push_of_no_lines_is_a_mistake() -> None:
+    run("apply", "definitions.py")
+    result = CliRunner().invoke(
+        app, ["features", "push", "pushed", "--store", "redis://127.0.0.1:1"], input="\n \n"
+    )
+    assert result.exit_code == 2
+    assert "no rows came by standard input" in result.stderr
+
+
+def test_only_a_load_goes_on_after_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    run("apply", "definitions.py")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("featurecache.manifest.Manifest.view", interrupt)
+    store = ("--store", "redis://127.0.0.1:1")
+    assert run("push", "pushed", "--row", "{}", *store, code=130).stderr.endswith(": interrupted\n")
+    assert run("load", "profile", *store, code=130).stderr.endswith("the same command goes on\n")
