@@ -20,14 +20,6 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from featurecache.checking import (
-    Duration,
-    checked_kind,
-    checked_name,
-    checked_type,
-    seconds,
-    shown,
-)
 from featurecache.columns import (
     Bool,
     ColumnType,
@@ -44,9 +36,17 @@ from featurecache.columns import (
     checked_default,
 )
 from featurecache.errors import DefinitionError
-from featurecache.keys import KEY_KINDS
-from featurecache.manifest import ColumnSpec, FeatureRef, Policy, SourceSpec, StalePolicy
-from featurecache.schema import RowSchema
+from featurecache.manifests.checking import (
+    Duration,
+    checked_kind,
+    checked_name,
+    checked_type,
+    seconds,
+    shown,
+)
+from featurecache.manifests.manifest import ColumnSpec, FeatureRef, Policy, SourceSpec, StalePolicy
+from featurecache.rows.keys import KEY_KINDS
+from featurecache.rows.schema import RowSchema
 
 __all__ = [
     "Bool",

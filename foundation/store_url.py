@@ -1,7 +1,7 @@
 """What a store's address may look like, and how it is shown where a password must not be seen.
 
 The one grammar of addresses, whoever connects: ``memory://`` alone is none of a store, and known to
-``featurecache.opening`` only.
+``featurecache.sources.opening`` only.
 
 - ``redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]``
 - ``unix://[[USER]:PASSWORD@]/PATH``

@@ -19,7 +19,7 @@ import msgspec
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 
 from backends.manager import Fit, Progress, RepositoryState, fit_nothing, load_repository
-from featurecache.ports import RowSource
+from featurecache.sources.ports import RowSource
 from foundation.store import Store, StoreError
 from gateway.edge import admin, feature_push, grpc_methods, grpc_streams, http_app, tls
 from gateway.edge.access import open_access

@@ -7,12 +7,12 @@ at the start, so it must never let a model be served that was defined otherwise 
 from __future__ import annotations
 
 from featurecache.errors import DefinitionError
-from featurecache.feast_layout import FeastLayout
-from featurecache.feast_opening import open_feast
-from featurecache.feast_source import FeastSource
-from featurecache.manifest import Manifest
-from featurecache.ports import RowSource
-from featurecache.source_limits import SourceLimits
+from featurecache.feast.feast_layout import FeastLayout
+from featurecache.feast.feast_opening import open_feast
+from featurecache.feast.feast_source import FeastSource
+from featurecache.manifests.manifest import Manifest
+from featurecache.sources.ports import RowSource
+from featurecache.sources.source_limits import SourceLimits
 from foundation.store import Store
 from gateway.settings import FeatureSettings
 

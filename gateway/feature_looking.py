@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from featurecache.compiling import key_types, needed_refs
 from featurecache.errors import FeatureError
-from featurecache.lookup import Lookup, RowLookup
-from featurecache.manifest import Manifest, ServiceSpec, ViewSpec
-from featurecache.on_demand import NO_FUNCTIONS, Functions, load_functions
+from featurecache.joining.on_demand import NO_FUNCTIONS, Functions, load_functions
+from featurecache.lookups.lookup import Lookup, RowLookup
+from featurecache.manifests.manifest import Manifest, ServiceSpec, ViewSpec
+from featurecache.manifests.needs import key_types, needed_refs
 from gateway.errors import ErrorCode, HeadraceError
 from gateway.feature_serving import FeatureServing, manifest_path
 from gateway.feature_showing import Question

@@ -16,19 +16,19 @@ from pathlib import Path
 from backends.errors import ModelLoadError
 from backends.model_settings import FeaturesSettings
 from backends.signature import Signature, TensorSpec
-from featurecache.assembly import ModelInput
-from featurecache.breaker import BreakerLimits
-from featurecache.compiling import needed_refs
 from featurecache.errors import FeatureError
-from featurecache.feast_layout import FeastLayout
-from featurecache.lookup import RowLookup
-from featurecache.lookup_limits import LookupLimits
-from featurecache.manifest import Manifest, decode_manifest
-from featurecache.on_demand import load_functions
-from featurecache.opening import open_source
-from featurecache.ports import Loop, RowSource
-from featurecache.resolve import ServicePlan
-from featurecache.source_limits import SourceLimits
+from featurecache.feast.feast_layout import FeastLayout
+from featurecache.joining.assembly import ModelInput
+from featurecache.joining.on_demand import load_functions
+from featurecache.joining.resolve import ServicePlan
+from featurecache.lookups.breaker import BreakerLimits
+from featurecache.lookups.lookup import RowLookup
+from featurecache.lookups.lookup_limits import LookupLimits
+from featurecache.manifests.manifest import Manifest, decode_manifest
+from featurecache.manifests.needs import needed_refs
+from featurecache.sources.opening import open_source
+from featurecache.sources.ports import Loop, RowSource
+from featurecache.sources.source_limits import SourceLimits
 from featurecache.status import Status
 from foundation.store import Store, StoreError, StoreSettings, open_store
 from gateway.feast_serving import feast_source

@@ -13,16 +13,16 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from featurecache.codec import RowTable
 from featurecache.columns import ColumnType, Values, parse_type
-from featurecache.compiling import key_types, needed_refs
 from featurecache.errors import FeatureError, RowError
-from featurecache.json_rows import value_of
-from featurecache.keys import ids_of
-from featurecache.lookup import Lookup, ViewKeys
-from featurecache.manifest import FeatureRef, Manifest
-from featurecache.on_demand import Functions
-from featurecache.planning import needed_functions, view_uses
+from featurecache.joining.on_demand import Functions
+from featurecache.joining.planning import needed_functions, view_uses
+from featurecache.lookups.lookup import Lookup, ViewKeys
+from featurecache.manifests.manifest import FeatureRef, Manifest
+from featurecache.manifests.needs import key_types, needed_refs
+from featurecache.rows.codec import RowTable
+from featurecache.rows.json_rows import value_of
+from featurecache.rows.keys import ids_of
 from gateway.errors import ErrorCode, HeadraceError, invalid
 from gateway.feature_view_showing import SeenView, json_values
 

@@ -9,12 +9,12 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from featurecache.codec import SHORTEST_ROW_BYTES, RowTable
 from featurecache.columns import ColumnType, Values
 from featurecache.errors import UnfillableError
-from featurecache.looking import moment
+from featurecache.joining.view_use import ViewRead, ViewUse
+from featurecache.rows.codec import SHORTEST_ROW_BYTES, RowTable
 from featurecache.status import Status
-from featurecache.view_use import ViewRead, ViewUse
+from featurecache.writing.looking import moment
 
 
 class SeenView:

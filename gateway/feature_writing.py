@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import msgspec
 
 from featurecache.errors import DefinitionError, RowError, SourceError
-from featurecache.ports import RowSource
+from featurecache.sources.ports import RowSource
 from foundation.store import Store
 from gateway.errors import ErrorCode, HeadraceError, invalid
 from gateway.live_manifest import LiveManifest

@@ -10,7 +10,7 @@ import logging
 import threading
 
 from featurecache.errors import FeatureError
-from featurecache.manifest import Manifest
+from featurecache.manifests.manifest import Manifest
 from gateway.errors import ErrorCode, HeadraceError
 from gateway.feature_serving import manifest_path, read_manifest
 from gateway.settings import FeatureSettings

@@ -1,8 +1,8 @@
 """The thread's side of a push: from what a caller sent to rows in the store.
 
 Decides in which order a push is checked, and that it is checked whole before anything is sent. What a value may be is
-``featurecache.json_rows``'s to say, which row wins the store's. It must never run on the loop: it reads files, waits
-for the store, and imports redis-py.
+``featurecache.rows.json_rows``'s to say, which row wins the store's. It must never run on the loop: it reads files,
+waits for the store, and imports redis-py.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from featurecache.codec import RowCodec
 from featurecache.errors import DefinitionError, RowError
-from featurecache.json_rows import JsonRows, RowBatch
-from featurecache.manifest import Manifest, ViewSpec
+from featurecache.manifests.manifest import Manifest, ViewSpec
+from featurecache.rows.codec import RowCodec
+from featurecache.rows.json_rows import JsonRows, RowBatch
 from gateway.live_manifest import LiveManifest
 from gateway.messages import PushOutcome
 from gateway.ports import ReadRows
 
 if TYPE_CHECKING:
-    from featurecache.store_client import StoreClients
-    from featurecache.writing import RowWriter, WriteCounts
+    from featurecache.writing.store_client import StoreClients
+    from featurecache.writing.writing import RowWriter, WriteCounts
 
 
 class Written(msgspec.Struct):
@@ -117,7 +117,7 @@ class PushedRowsWriter:
 
     def _open_writer(self) -> RowWriter:
         """The connection of the push before, or a new one. redis-py is imported here, with the first push."""
-        from featurecache.writing import RowWriter, WriteCounts
+        from featurecache.writing.writing import RowWriter, WriteCounts
 
         if self._writer is None:
             clients = _clients(self._url, self._timeout_s)
@@ -134,7 +134,7 @@ class PushedRowsWriter:
 
 def _clients(url: str, timeout_s: float) -> StoreClients:
     """Clients that give up in time for whoever waits: a lost connection is tried once more within ``timeout_s``."""
-    from featurecache.store_client import StoreClients
+    from featurecache.writing.store_client import StoreClients
 
     return StoreClients(
         url,

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from featurecache.errors import SourceError
-from featurecache.feast_source import FeastSource
-from featurecache.manifest import Manifest
-from featurecache.source_limits import MAX_KEYS_OF_A_FETCH
+from featurecache.feast.feast_source import FeastSource
+from featurecache.manifests.manifest import Manifest
+from featurecache.sources.source_limits import MAX_KEYS_OF_A_FETCH
 from foundation.store import StoreError, StoreSettings, open_store
 from gateway.feast_serving import feast_source
 from gateway.feature_serving import source_limits

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from featurecache.columns import Values, parse_type
-from featurecache.compiling import key_types, needed_refs
 from featurecache.errors import DefinitionError, FeatureError, RowError, UnfillableError
-from featurecache.manifest import FeatureRef, Manifest, ServiceSpec, ViewSpec
+from featurecache.manifests.manifest import FeatureRef, Manifest, ServiceSpec, ViewSpec
+from featurecache.manifests.needs import key_types, needed_refs
 
 if TYPE_CHECKING:
-    from featurecache.looking import SeenComputed
-    from featurecache.on_demand import Functions
+    from featurecache.joining.on_demand import Functions
+    from featurecache.writing.looking import SeenComputed
 
 NEEDS_REQUEST = "needs the request's values"
 
@@ -43,7 +43,7 @@ def asked_of(manifest: Manifest, name: str, given: Mapping[str, str]) -> list[As
 
     Raises ``DefinitionError`` for an unknown name, ``RowError`` for keys that are missing, unknown or impossible.
     """
-    from featurecache.json_rows import JsonRows
+    from featurecache.rows.json_rows import JsonRows
 
     if any(one.name == name for one in manifest.views):
         view = manifest.view(name)
@@ -98,7 +98,7 @@ def computed_of(
 
     ``folder``: where the manifest and its functions lie. Empty for a view, and for services without such features.
     """
-    from featurecache.looking import SeenComputed, plain
+    from featurecache.writing.looking import SeenComputed, plain
 
     service = next((one for one in manifest.services if one.name == name), None)
     if service is None or all(ref.kind != "on_demand" for ref in service.refs):
@@ -157,7 +157,7 @@ class _Computing:
         return self._done[ref.name]
 
     def _loaded(self) -> Functions:
-        from featurecache.on_demand import load_functions
+        from featurecache.joining.on_demand import load_functions
 
         if self._functions is None:
             self._functions = load_functions(self._manifest, self._folder)
@@ -178,7 +178,7 @@ class _Computing:
             raise RowError(f"the key {text!r} is no {type_}") from None
 
     def _column(self, ref: FeatureRef) -> Values:
-        from featurecache.view_use import ViewUse
+        from featurecache.joining.view_use import ViewUse
 
         one, row = self._rows[ref.use]
         use = ViewUse(self._manifest, one.view, one.renamed, one.columns)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 import typer
 
-from featurecache.manifest import Manifest, ViewSpec
+from featurecache.manifests.manifest import Manifest, ViewSpec
 from headrace import feature_offline_commands, feature_row_commands
 from headrace.command_line import refuse
 from headrace.feature_options import (
@@ -30,7 +30,7 @@ from headrace.feature_options import (
 from headrace.progress_display import ProgressDisplay
 
 if TYPE_CHECKING:
-    from featurecache.loader import LoadSummary
+    from featurecache.writing.loader import LoadSummary
 
 app = typer.Typer(
     help="Define features, load them into the store, and look at what is there.",
@@ -62,7 +62,7 @@ def apply(
                               source=ParquetSource("weather/*.parquet", event_time="known_at"),
                               columns=[Column("temp", Float32)])
     """
-    from featurecache.applying import apply_definitions
+    from featurecache.manifests.applying import apply_definitions
 
     with one_sentence():
         applied = apply_definitions(definitions, to, force=force, dry_run=dry_run)
@@ -164,7 +164,7 @@ def load(
     packed_only(settings)
     with one_sentence("interrupted; the same command goes on"):
         chosen = _chosen_views(found, views or [])
-        from featurecache.loader import ViewLoader
+        from featurecache.writing.loader import ViewLoader
 
         target = store_settings_of(store, settings)
         with store_clients(target) as clients:

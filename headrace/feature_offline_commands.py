@@ -29,9 +29,9 @@ from headrace.feature_options import (
 from headrace.progress_display import ProgressDisplay
 
 if TYPE_CHECKING:
-    from featurecache.manifest import Manifest
-    from featurecache.verify import Ask, VerifyReport
-    from featurecache.verify_offline import Skipped
+    from featurecache.manifests.manifest import Manifest
+    from featurecache.offline.verify import Ask, VerifyReport
+    from featurecache.offline.verify_offline import Skipped
 
 SHOWN_DIFFERENCES = 20
 
@@ -80,8 +80,8 @@ def training_set(
     """
     found, folder = manifest_of(manifest, settings_here())
     with one_sentence():
-        from featurecache.on_demand import load_functions
-        from featurecache.training_set import Options, Spine, build
+        from featurecache.joining.on_demand import load_functions
+        from featurecache.offline.training_set import Options, Spine, build
 
         with ProgressDisplay("training set") as display:
             card = build(
@@ -137,11 +137,11 @@ def verify(
     elif store is not None:
         refuse("--url asks a gateway and --store a store; give one of them")
     with one_sentence():
-        from featurecache.gateway_asking import GatewayAsk
-        from featurecache.store_asking import StoreAsk
-        from featurecache.store_keys import StoreKeys
-        from featurecache.verify import Sampling
-        from featurecache.verify import verify as compared
+        from featurecache.offline.gateway_asking import GatewayAsk
+        from featurecache.offline.verify import Sampling
+        from featurecache.offline.verify import verify as compared
+        from featurecache.writing.store_asking import StoreAsk
+        from featurecache.writing.store_keys import StoreKeys
 
         for name in views or []:
             if found.view(name).source is None:
@@ -168,6 +168,12 @@ def verify(
         typer.echo(msgspec.json.encode(report).decode())
     else:
         _print_report(report)
+    _warn_of_nothing(report)
+    if (report.agreement or 0.0) < min_agreement:
+        raise typer.Exit(1)
+
+
+def _warn_of_nothing(report: VerifyReport) -> None:
     for one in report.views:
         if one.agreement is None:
             typer.echo(
@@ -175,16 +181,14 @@ def verify(
                 f"is decided ({one.undecided} are about to grow too old, or not yet known)",
                 err=True,
             )
-    if (report.agreement or 0.0) < min_agreement:
-        raise typer.Exit(1)
 
 
 def _skipped(
     manifest: Manifest, data: Path, views: list[str], on_bad_row: Literal["refuse", "skip"]
 ) -> dict[str, Skipped]:
     """By view: the rows that `load` would not load."""
-    from featurecache.bad_places import by_file, sound_places
-    from featurecache.parquet_source import ParquetView
+    from featurecache.writing.bad_places import by_file, sound_places
+    from featurecache.writing.parquet_source import ParquetView
 
     skipped: dict[str, Skipped] = {}
     for name in views or [one.name for one in manifest.views if one.source is not None]:

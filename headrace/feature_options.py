@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featurecache.applying import MANIFEST_NAME, read_manifest
 from featurecache.errors import DefinitionError, FeatureError, RowError, SourceError
-from featurecache.manifest import Manifest
+from featurecache.manifests.applying import MANIFEST_NAME, read_manifest
+from featurecache.manifests.manifest import Manifest
 from foundation.store import StoreError, StoreSettings, open_store
 from foundation.store_url import StoreUrlError, parse_store_url
 from gateway.settings import GatewaySettings
 from headrace.command_line import fail, refuse, settings_here
 
 if TYPE_CHECKING:
-    from featurecache.store_client import StoreClients
+    from featurecache.writing.store_client import StoreClients
 
 DEFAULT_FOLDER = Path("features")
 INTERRUPTED = 130
@@ -70,7 +70,7 @@ def store_settings_of(given: str | None, settings: GatewaySettings) -> StoreSett
 @contextmanager
 def store_clients(settings: StoreSettings) -> Iterator[StoreClients]:
     """The store, in use until the end; one that cannot be had ends the command."""
-    from featurecache.store_client import StoreClients  # redis-py, for those who need it
+    from featurecache.writing.store_client import StoreClients  # redis-py, for those who need it
 
     try:
         with open_store(settings) as store, StoreClients(store.url) as clients:

@@ -15,7 +15,7 @@ import numpy as np
 import typer
 
 from featurecache.errors import RowError
-from featurecache.manifest import Manifest, ViewSpec
+from featurecache.manifests.manifest import Manifest, ViewSpec
 from headrace.command_line import refuse, settings_here
 from headrace.feature_asking import Asked, asked_of, computed_of
 from headrace.feature_options import (
@@ -32,8 +32,8 @@ from headrace.feature_options import (
 )
 
 if TYPE_CHECKING:
-    from featurecache.looking import SeenComputed, SeenRow, SeenValue
-    from featurecache.store_keys import StoreKeys
+    from featurecache.writing.looking import SeenComputed, SeenRow, SeenValue
+    from featurecache.writing.store_keys import StoreKeys
     from foundation.store import StoreSettings
     from gateway.settings import GatewaySettings
 
@@ -73,9 +73,9 @@ def push(
     packed_only(settings)
     with one_sentence():
         spec = found.view(view)
-        from featurecache.codec import RowCodec
-        from featurecache.json_rows import JsonRows
-        from featurecache.writing import RowWriter
+        from featurecache.rows.codec import RowCodec
+        from featurecache.rows.json_rows import JsonRows
+        from featurecache.writing.writing import RowWriter
 
         reader, codec = JsonRows(found, spec), RowCodec(spec.schema)
         keep_us = None if spec.retention_s is None else int(spec.retention_s * 1e6)
@@ -173,9 +173,9 @@ def inspect(
     packed_only(settings)
     with one_sentence():
         spec = found.view(view)
-        from featurecache.json_rows import JsonRows
-        from featurecache.looking import raw
-        from featurecache.store_keys import StoreKeys
+        from featurecache.rows.json_rows import JsonRows
+        from featurecache.writing.looking import raw
+        from featurecache.writing.store_keys import StoreKeys
 
         key = JsonRows(found, spec).key(_pairs(keys))
         with store_clients(store_settings_of(store, settings)) as clients:
@@ -195,7 +195,7 @@ def _seen(
 ) -> list[tuple[SeenRow, bytes | None]]:
     """The rows that are asked for, taken apart and as they are, in whichever layout they lie."""
     if settings.features.layout == "feast":
-        from featurecache.looking import see
+        from featurecache.writing.looking import see
         from headrace.feast_reading import feast_rows
 
         rows = feast_rows(settings.features, target, manifest, [one.key for one in asked])
@@ -208,7 +208,7 @@ def _seen(
             for one in asked
         ]
     with store_clients(target) as clients:
-        from featurecache.store_keys import StoreKeys
+        from featurecache.writing.store_keys import StoreKeys
 
         store_keys = StoreKeys(clients)
         return [_see(store_keys, one.view, one.key) for one in asked]
@@ -247,7 +247,7 @@ def _print_row(seen: SeenRow, parts: Any, row: bytes | None) -> None:
 
 
 def _see(store: StoreKeys, view: ViewSpec, key: bytes) -> tuple[SeenRow, bytes | None]:
-    from featurecache.looking import see
+    from featurecache.writing.looking import see
 
     row = store.get(key)
     left_ms = None if row is None else store.left_ms(key)

@@ -22,9 +22,6 @@ import msgspec
 import numpy as np
 import redis
 
-from featurecache.assembly import ModelInput
-from featurecache.codec import RESIDUE, RowCodec
-from featurecache.compiling import compile_manifest
 from featurecache.definitions import (
     Column,
     Entity,
@@ -35,10 +32,13 @@ from featurecache.definitions import (
     Project,
     String,
 )
-from featurecache.keys import key_frame
-from featurecache.lookup_waiting import Lookup
-from featurecache.manifest import Manifest, decode_manifest, encode_manifest
-from featurecache.resolve import ServicePlan
+from featurecache.joining.assembly import ModelInput
+from featurecache.joining.resolve import ServicePlan
+from featurecache.lookups.lookup_waiting import Lookup
+from featurecache.manifests.compiling import compile_manifest
+from featurecache.manifests.manifest import Manifest, decode_manifest, encode_manifest
+from featurecache.rows.codec import RESIDUE, RowCodec
+from featurecache.rows.keys import key_frame
 from loadtests import feature_lookups_data as data
 
 LOADED_COLUMNS = 20
@@ -186,8 +186,8 @@ class Loaded(msgspec.Struct):
 def load(options: argparse.Namespace) -> Loaded:
     """The loader over one Parquet file, then the store's own limit on the same keys and bytes."""
     try:
-        from featurecache.loader import ViewLoader
-        from featurecache.store_client import StoreClients
+        from featurecache.writing.loader import ViewLoader
+        from featurecache.writing.store_client import StoreClients
     except ImportError as missing:
         return Loaded(0, 0.0, 0.0, 0.0, 0, f"not there yet: {missing}")
     manifest = definitions()

@@ -55,10 +55,10 @@ from examples.flights.stopwatch import TooSlowError
 from examples.flights.tables import DataMissingError, Tables, read_tables
 from examples.flights.train import ScoresDifferError, auc_lines, own_headrace, prepare_models
 from examples.flights.trees import DESIGNS, Design, Floats
-from featurecache.applying import read_manifest
 from featurecache.errors import FeatureError
-from featurecache.manifest import Manifest
-from featurecache.store_client import StoreClients
+from featurecache.manifests.applying import read_manifest
+from featurecache.manifests.manifest import Manifest
+from featurecache.writing.store_client import StoreClients
 from foundation.store import StoreError, open_store
 
 _START_LIMIT_S = 60.0

@@ -23,7 +23,7 @@ import pandas as pd
 
 from examples.flights.feature_tables import KNOWN_AT
 from examples.flights.inputs import ASKED_AT
-from featurecache.manifest import Manifest, ViewSpec
+from featurecache.manifests.manifest import Manifest, ViewSpec
 
 MOMENT = datetime(2013, 10, 7, 18, 0, tzinfo=UTC)
 """Two in the afternoon in New York; a front with thunderstorms is about to close the airports. A run of the jobs."""

@@ -15,10 +15,10 @@ import msgspec
 
 from backends.signature import Signature, Tensor
 from featurecache.errors import RowError, UnfillableError
-from featurecache.lookup import RowLookup
-from featurecache.lookup_waiting import Lookup
-from featurecache.report import report
-from featurecache.resolve import Completed, ServicePlan, Wanted
+from featurecache.joining.report import report
+from featurecache.joining.resolve import Completed, ServicePlan, Wanted
+from featurecache.lookups.lookup import RowLookup
+from featurecache.lookups.lookup_waiting import Lookup
 from featurecache.status import Status
 from gateway.core.call import Promise
 from gateway.errors import CallCancelled, ErrorCode, HeadraceError, invalid

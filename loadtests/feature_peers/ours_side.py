@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 import uvloop
 
-from featurecache.assembly import ModelInput
-from featurecache.lookup import RowLookup
-from featurecache.lookup_limits import LookupLimits
-from featurecache.manifest import decode_manifest
-from featurecache.opening import open_source
-from featurecache.resolve import Filled, ServicePlan
+from featurecache.joining.assembly import ModelInput
+from featurecache.joining.resolve import Filled, ServicePlan
+from featurecache.lookups.lookup import RowLookup
+from featurecache.lookups.lookup_limits import LookupLimits
+from featurecache.manifests.manifest import decode_manifest
+from featurecache.sources.opening import open_source
 from loadtests import feature_lookups_data as data
 
 SERVICES = {1: "wide", data.PARTS: "parts"}

@@ -16,18 +16,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from featurecache.dialing import Address, Login
 from featurecache.errors import SourceError
-from featurecache.feast_layout import FeastLayout
-from featurecache.feast_rows import UNREADABLE
-from featurecache.feast_source import FeastSource
-from featurecache.lookup import RowLookup
-from featurecache.lookup_limits import LookupLimits
-from featurecache.lookup_waiting import ViewKeys
-from featurecache.ports import RowSource
-from featurecache.source_limits import SourceLimits
+from featurecache.feast.feast_layout import FeastLayout
+from featurecache.feast.feast_rows import UNREADABLE
+from featurecache.feast.feast_source import FeastSource
+from featurecache.joining.view_use import ViewUse
+from featurecache.lookups.lookup import RowLookup
+from featurecache.lookups.lookup_limits import LookupLimits
+from featurecache.lookups.lookup_waiting import ViewKeys
+from featurecache.sources.dialing import Address, Login
+from featurecache.sources.ports import RowSource
+from featurecache.sources.source_limits import SourceLimits
 from featurecache.status import Status
-from featurecache.view_use import ViewUse
 from tests.support import loops
 from tests.support.feast_store import comparing
 from tests.support.redis_servers import ValkeyServer

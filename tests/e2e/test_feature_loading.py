@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from featurecache.applying import read_manifest
-from featurecache.codec import RowCodec, is_sound
-from featurecache.manifest import Manifest
+from featurecache.manifests.applying import read_manifest
+from featurecache.manifests.manifest import Manifest
+from featurecache.rows.codec import RowCodec, is_sound
 from tests.support.redis_servers import ValkeyServer
 from tests.support.waiting import eventually
 

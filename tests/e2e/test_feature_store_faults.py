@@ -15,8 +15,8 @@ import pytest
 import redis
 import uvloop
 
-from featurecache.ports import RowSource
-from featurecache.source_limits import SourceLimits
+from featurecache.sources.ports import RowSource
+from featurecache.sources.source_limits import SourceLimits
 from tests.support import loops
 from tests.support.certificates import Authority
 from tests.support.redis_servers import ValkeyServer, free_ports

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from featurecache.cluster_slots import slot_of
-from featurecache.ports import RowSource
-from featurecache.source_limits import SourceLimits
+from featurecache.sources.cluster_slots import slot_of
+from featurecache.sources.ports import RowSource
+from featurecache.sources.source_limits import SourceLimits
 from tests.support.redis_servers import SentinelTrio, ValkeyCluster, ValkeyServer
 from tests.support.row_sources import PATIENT, Asked, Changes, opened
 

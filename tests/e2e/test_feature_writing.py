@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import redis
 
-from featurecache.codec import RowCodec, is_sound
 from featurecache.columns import Float32, Int64, String, Values, Vector
 from featurecache.errors import RowError, SourceError
-from featurecache.keys import key_frame
-from featurecache.schema import RowSchema
-from featurecache.store_client import StoreClients, _NamedConnection
-from featurecache.writing import RowWriter, WriteCounts
+from featurecache.rows.codec import RowCodec, is_sound
+from featurecache.rows.keys import key_frame
+from featurecache.rows.schema import RowSchema
+from featurecache.writing.store_client import StoreClients, _NamedConnection
+from featurecache.writing.writing import RowWriter, WriteCounts
 from tests.support.certificates import Authority
 from tests.support.redis_servers import SentinelTrio, ValkeyCluster, ValkeyServer
 from tests.support.tcp_proxy import TcpProxy

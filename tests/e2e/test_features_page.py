@@ -21,7 +21,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from featurecache.applying import apply_definitions
+from featurecache.manifests.applying import apply_definitions
 from tests.support.redis_servers import ValkeyServer
 from tests.support.store_users import ServerSeen
 from tests.support.waiting import eventually

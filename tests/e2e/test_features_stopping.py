@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featurecache.applying import read_manifest
+from featurecache.manifests.applying import read_manifest
 from tests.support import feature_rows, models
 from tests.support.feature_rows import (
     BASKET_DEFAULTS,

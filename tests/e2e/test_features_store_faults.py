@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from featurecache.applying import read_manifest
+from featurecache.manifests.applying import read_manifest
 from tests.support import feature_load, feature_rows, models
 from tests.support.feature_load import FeatureLoad
 from tests.support.feature_rows import KNOWN_DEFAULTS, Rows, row_statuses, status_of, users

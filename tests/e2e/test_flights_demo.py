@@ -31,8 +31,8 @@ from examples.flights.replay import Replay, json_rows
 from examples.flights.scores import join
 from examples.flights.tables import Tables, read_tables
 from examples.flights.trees import Design
-from featurecache.applying import read_manifest
-from featurecache.manifest import Manifest
+from featurecache.manifests.applying import read_manifest
+from featurecache.manifests.manifest import Manifest
 from foundation.store import open_store
 
 CHECKOUT = Path(__file__).resolve().parents[2]

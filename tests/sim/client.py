@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from featurecache.resolve import ServicePlan
+from featurecache.joining.resolve import ServicePlan
 from gateway.core.call import Call
 from gateway.errors import CallCancelled
 from gateway.messages import Prediction, PredictRequest

@@ -12,14 +12,21 @@ from collections.abc import Sequence
 from heapq import heappop, heappush
 
 from featurecache.errors import SourceError
-from featurecache.lookup import TIMER_GRAIN_S, RowLookup
-from featurecache.lookup_waiting import CORRUPT, UNREACHABLE, WAITING, Caching, Lookup, ViewKeys
-from featurecache.near_cache import ENTRY_OVERHEAD_BYTES, JITTER
-from featurecache.ports import FetchDone
+from featurecache.lookups.lookup import TIMER_GRAIN_S, RowLookup
+from featurecache.lookups.lookup_waiting import (
+    CORRUPT,
+    UNREACHABLE,
+    WAITING,
+    Caching,
+    Lookup,
+    ViewKeys,
+)
+from featurecache.lookups.near_cache import JITTER
+from featurecache.sources.ports import FetchDone
 from featurecache.status import Status
 from gateway.feature_serving import FeatureServing
 from tests.sim.feature_judge import Verdict, judge
-from tests.sim.feature_looking import Copy, Looking
+from tests.sim.feature_looking import Copy, Looking, bytes_of
 from tests.sim.feature_plans import StorePlan
 from tests.sim.feature_rows import EMPTY, key_of
 from tests.sim.feature_store import Connection, Store, now_us_at
@@ -65,8 +72,7 @@ class FeatureBook:
         self._forgotten = 0
         self._failed: dict[bytes, int] = {}
         self._in_flight: set[bytes] = set()
-        self._reads = 0
-        self._ended_turn = -1
+        self._reads, self._ended_turn = 0, -1
         self._deadlines: list[tuple[float, int, Looking]] = []
         self._unsent: dict[Looking, None] = {}
         self._by_key: dict[bytes, set[Looking]] = {}
@@ -88,9 +94,8 @@ class FeatureBook:
 
     def _asked(self, wanted: Sequence[ViewKeys], deadline_s: float) -> Lookup:
         record, self.expects = self.expects, None
-        breaker = self._lookup._breaker
-        is_up, begins_anew = self._lookup._source.is_up, self._lookup._was_down
-        was_open = not is_up or (not breaker.closed and not begins_anew)
+        breaker, is_up = self._lookup._breaker, self._lookup._source.is_up
+        was_open = not is_up or (not breaker.closed and not self._lookup._was_down)
         asked_s = self._loop.now_s
         asked_seq = self._next_seq()
         found = self._ask(wanted, deadline_s)
@@ -308,9 +313,9 @@ class FeatureBook:
         if ok:
             self._ok_seq, self._failures, self._opened_at_ok = self._seq, 0, breaker.opened
         elif sent_seq > self._ok_seq:
+            self._failures = self._failures + 1 if breaker.resets == self._resets else 1
             if breaker.resets != self._resets:  # the store was reached anew
-                self._resets, self._failures, self._opened_at_ok = breaker.resets, 0, breaker.opened
-            self._failures += 1
+                self._resets, self._opened_at_ok = breaker.resets, breaker.opened
             limit = self.plan.breaker_failures
             if self._failures >= limit and breaker.closed and breaker.opened == self._opened_at_ok:
                 self._wrong(f"{self._failures} reads failed, and the store is still asked")
@@ -371,33 +376,25 @@ class FeatureBook:
     def check_end(self, *, is_dry: bool) -> None:
         """Nobody is inside any more. ``is_dry``: and nothing will ever happen again."""
         found = self._lookup.snapshot()
-        if self.waiting or found.waiting_lookups:
-            self._wrong(
-                f"{found.waiting_lookups} lookups wait at the end, {len(self.waiting)} calls"
-            )
+        lookups, calls = found.waiting_lookups, len(self.waiting)
+        if calls or lookups:
+            self._wrong(f"{lookups} lookups wait at the end, {calls} calls")
         pending = (found.pending_keys, found.waiting_slots, found.reads_in_flight)
         if is_dry and any(pending):
             self._wrong(f"(keys, slots, reads) {pending} are pending at the end")
-        cache = self._lookup._cache
-        used_bytes = sum(
-            len(one.key) + len(one.row or b"") + ENTRY_OVERHEAD_BYTES
-            for one in cache.entries.values()
-            if not one.negative
-        )
-        if used_bytes != cache.used_bytes:
-            self._wrong(f"copies count {cache.used_bytes} bytes and have {used_bytes}")
+        counted_bytes, used_bytes = self._lookup._cache.used_bytes, bytes_of(self._lookup._cache)
+        if used_bytes != counted_bytes:
+            self._wrong(f"copies count {counted_bytes} bytes and have {used_bytes}")
         counted = {(view, Status(one).name): n for (view, one), n in self._meters.rows.items() if n}
         if counted != dict(self.rows):
             self._wrong(f"metrics count {counted}, were {dict(self.rows)}")
-
-    # -- recovery ---------------------------------------------------------------------------------
 
     def recover(self, now_s: float, began_s: float) -> bool:
         """Ask on a day that is over; True once the store is trusted again."""
         if self._lookup._breaker.closed:
             return True
-        if now_s - began_s > RECOVERY_S:
-            self._wrong(f"the store has been well for {RECOVERY_S} s, and is not asked")
-            return True
-        self._ask([ViewKeys(Caching(0.0), [b"recovery"])], now_s + 1.0)
-        return False
+        if now_s - began_s <= RECOVERY_S:
+            self._ask([ViewKeys(Caching(0.0), [b"recovery"])], now_s + 1.0)
+            return False
+        self._wrong(f"the store has been well for {RECOVERY_S} s, and is not asked")
+        return True

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from backends.signature import Tensor
-from featurecache.lookup_waiting import CORRUPT, UNREACHABLE
+from featurecache.lookups.lookup_waiting import CORRUPT, UNREACHABLE
 from tests.sim.feature_plans import ServicePlanned, StorePlan, ViewPlan
 from tests.sim.feature_rows import EMPTY, default_facts, event_us_of, fact_columns, facts_of
 

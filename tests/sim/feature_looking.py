@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from featurecache.lookup_waiting import Lookup
+from featurecache.lookups.lookup_waiting import Lookup
+from featurecache.lookups.near_cache import ENTRY_OVERHEAD_BYTES, NearCache
 from tests.sim.feature_judge import Verdict
 from tests.sim.records import CallRecord
 
@@ -39,3 +40,12 @@ class Copy:
         self.sent_seq = sent_seq
         self.done_seq = done_seq
         self.done_s = done_s
+
+
+def bytes_of(cache: NearCache) -> int:
+    """What the copies of rows really take, counted anew."""
+    return sum(
+        len(one.key) + len(one.row or b"") + ENTRY_OVERHEAD_BYTES
+        for one in cache.entries.values()
+        if not one.negative
+    )

@@ -13,12 +13,12 @@ from zlib import crc32
 import numpy as np
 
 from backends.signature import Signature, Tensor, TensorSpec
-from featurecache.codec import RowCodec
 from featurecache.columns import Float64, Int64, String, Vector
-from featurecache.compiling import compile_manifest
 from featurecache.definitions import Column, Entity, FeatureService, FeatureView, Input, Project
-from featurecache.manifest import Manifest
-from featurecache.schema import RowSchema
+from featurecache.manifests.compiling import compile_manifest
+from featurecache.manifests.manifest import Manifest
+from featurecache.rows.codec import RowCodec
+from featurecache.rows.schema import RowSchema
 from tests.sim.feature_plans import ServicePlanned, StorePlan, ViewPlan
 from tests.sim.rows import signature
 

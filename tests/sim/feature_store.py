@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from featurecache.memory_source import MemorySource
-from featurecache.ports import Clock, FetchDone, Loop
-from featurecache.source_limits import SourceLimits
+from featurecache.sources.memory_source import MemorySource
+from featurecache.sources.ports import Clock, FetchDone, Loop
+from featurecache.sources.source_limits import SourceLimits
 from tests.sim.feature_plans import RowChange, StoreFault, StorePlan
 from tests.sim.feature_rows import EPOCH_US, damaged, key_of, make_row, of_unknown_schema
 from tests.sim.virtual_loop import VirtualLoop

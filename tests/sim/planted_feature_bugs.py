@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 
-from featurecache import lookup_reads, resolve
-from featurecache.breaker import Breaker
-from featurecache.lookup import RowLookup
-from featurecache.lookup_reads import SharedReads
-from featurecache.lookup_waiting import Deadlines, Lookup, Read
-from featurecache.near_cache import NearCache
-from featurecache.resolve import Completed
+from featurecache.joining import resolve
+from featurecache.joining.resolve import Completed
+from featurecache.joining.view_use import Usable, ViewUse
+from featurecache.lookups import lookup_reads
+from featurecache.lookups.breaker import Breaker
+from featurecache.lookups.lookup import RowLookup
+from featurecache.lookups.lookup_reads import SharedReads
+from featurecache.lookups.lookup_waiting import Deadlines, Lookup, Read
+from featurecache.lookups.near_cache import NearCache
 from featurecache.status import Status
-from featurecache.view_use import Usable, ViewUse
 from gateway.errors import ErrorCode, HeadraceError
 from gateway.pipeline import enrich
 from gateway.pipeline.admit import Admit

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import redis
 
-from featurecache.applying import apply_definitions
-from featurecache.codec import RowCodec
-from featurecache.keys import ids_of, key_frame
-from featurecache.manifest import Manifest
+from featurecache.manifests.applying import apply_definitions
+from featurecache.manifests.manifest import Manifest
+from featurecache.rows.codec import RowCodec
+from featurecache.rows.keys import ids_of, key_frame
 from tests.support import models
 from tests.support.protocol_callers import Answer, Array, Given
 

@@ -7,9 +7,9 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 from featurecache.errors import SourceError
-from featurecache.opening import open_source
-from featurecache.ports import RowSource
-from featurecache.source_limits import SourceLimits
+from featurecache.sources.opening import open_source
+from featurecache.sources.ports import RowSource
+from featurecache.sources.source_limits import SourceLimits
 from tests.support.loops import until
 
 PATIENT = SourceLimits(connect_timeout_s=5.0, read_timeout_s=10.0)

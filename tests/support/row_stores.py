@@ -10,9 +10,9 @@ from typing import Any
 
 import uvloop
 
-from featurecache.memory_source import MemorySource
-from featurecache.ports import RowSource
-from featurecache.source_limits import SourceLimits
+from featurecache.sources.memory_source import MemorySource
+from featurecache.sources.ports import RowSource
+from featurecache.sources.source_limits import SourceLimits
 from tests.support import loops
 from tests.support.row_sources import PATIENT, opened
 

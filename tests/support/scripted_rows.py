@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 
 from featurecache.errors import SourceError
-from featurecache.ports import FetchDone, Invalidated
+from featurecache.sources.ports import FetchDone, Invalidated
 from tests.sim.virtual_loop import VirtualLoop
 
 

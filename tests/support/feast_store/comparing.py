@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import redis
 
-from featurecache.codec import RowCodec, RowTable, is_sound
 from featurecache.columns import ColumnType
-from featurecache.keys import ids_of, key_frame
-from featurecache.manifest import ColumnSpec, EntitySpec, Manifest, ViewSpec
+from featurecache.manifests.manifest import ColumnSpec, EntitySpec, Manifest, ViewSpec
+from featurecache.rows.codec import RowCodec, RowTable, is_sound
+from featurecache.rows.keys import ids_of, key_frame
 
 PROJECT = "flights_demo"
 RECORDED = Path(__file__).with_name("recorded.json")

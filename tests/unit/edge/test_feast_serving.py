@@ -9,9 +9,9 @@ import pytest
 from backends.errors import ModelLoadError
 from backends.model_settings import FeaturesSettings
 from backends.signature import Signature, TensorSpec
-from featurecache.feast_layout import FeastLayout, FeastView
-from featurecache.feast_source import FeastSource
-from featurecache.manifest import Manifest
+from featurecache.feast.feast_layout import FeastLayout, FeastView
+from featurecache.feast.feast_source import FeastSource
+from featurecache.manifests.manifest import Manifest
 from foundation.store import Store, StoreError, StoreSettings, open_store
 from gateway.errors import ErrorCode, HeadraceError
 from gateway.feast_serving import feast_names, layout_of

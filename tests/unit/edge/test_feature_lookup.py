@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featurecache.codec import RowCodec
-from featurecache.keys import key_frame
-from featurecache.lookup import Lookup, RowLookup
-from featurecache.lookup_limits import LookupLimits
-from featurecache.manifest import Manifest
-from featurecache.memory_source import MemorySource
-from featurecache.on_demand import NO_FUNCTIONS
+from featurecache.joining.on_demand import NO_FUNCTIONS
+from featurecache.lookups.lookup import Lookup, RowLookup
+from featurecache.lookups.lookup_limits import LookupLimits
+from featurecache.manifests.manifest import Manifest
+from featurecache.rows.codec import RowCodec
+from featurecache.rows.keys import key_frame
+from featurecache.sources.memory_source import MemorySource
 from gateway import feature_showing
 from gateway.errors import ErrorCode, HeadraceError
 from gateway.feature_looking import MAX_LOOKING, FeatureLooking, NoFeatures

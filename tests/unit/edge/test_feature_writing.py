@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from featurecache.errors import RowError, SourceError
-from featurecache.memory_source import MemorySource
+from featurecache.sources.memory_source import MemorySource
 from gateway.errors import ErrorCode, HeadraceError
 from gateway.feature_writing import FeaturePushes, NoPushes, open_pushes
 from gateway.live_manifest import LiveManifest

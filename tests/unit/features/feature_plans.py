@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from featurecache.assembly import ModelInput
-from featurecache.codec import RowCodec
 from featurecache.columns import Default
-from featurecache.compiling import compile_manifest
 from featurecache.definitions import FeatureService, Project
-from featurecache.lookup_waiting import Lookup
-from featurecache.manifest import Manifest
-from featurecache.resolve import Context, Filled, Functions, ServicePlan, Wanted
-from featurecache.schema import RowSchema
+from featurecache.joining.assembly import ModelInput
+from featurecache.joining.resolve import Context, Filled, Functions, ServicePlan, Wanted
+from featurecache.lookups.lookup_waiting import Lookup
+from featurecache.manifests.compiling import compile_manifest
+from featurecache.manifests.manifest import Manifest
+from featurecache.rows.codec import RowCodec
+from featurecache.rows.schema import RowSchema
 
 NOW_US = 1_700_000_000_000_000
 SECOND_US = 1_000_000

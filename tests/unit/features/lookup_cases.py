@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from featurecache.breaker import BreakerLimits, BreakerState
-from featurecache.lookup import Caching, Lookup, RowLookup, ViewKeys
-from featurecache.lookup_limits import LookupLimits
+from featurecache.lookups.breaker import BreakerLimits, BreakerState
+from featurecache.lookups.lookup import Caching, Lookup, RowLookup, ViewKeys
+from featurecache.lookups.lookup_limits import LookupLimits
 from tests.sim.virtual_loop import VirtualLoop
 from tests.support.scripted_rows import Mode, ScriptedRows, make_row
 

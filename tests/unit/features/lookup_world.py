@@ -10,8 +10,8 @@ from math import inf
 
 import msgspec
 
-from featurecache.breaker import BreakerLimits, BreakerState
-from featurecache.lookup import (
+from featurecache.lookups.breaker import BreakerLimits, BreakerState
+from featurecache.lookups.lookup import (
     CORRUPT,
     TIMER_GRAIN_S,
     UNREACHABLE,
@@ -20,8 +20,8 @@ from featurecache.lookup import (
     RowLookup,
     ViewKeys,
 )
-from featurecache.lookup_limits import LookupLimits
-from featurecache.near_cache import ENTRY_OVERHEAD_BYTES
+from featurecache.lookups.lookup_limits import LookupLimits
+from featurecache.lookups.near_cache import ENTRY_OVERHEAD_BYTES
 from tests.sim.virtual_loop import VirtualLoop
 from tests.support.scripted_rows import Mode, ScriptedRows, read_row
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from featurecache.codec import (
+from featurecache.columns import ColumnType, parse_type
+from featurecache.rows.codec import (
     RowCodec,
 )
-from featurecache.columns import ColumnType, parse_type
-from featurecache.schema import RowSchema
+from featurecache.rows.schema import RowSchema
 
 EVENT_US = 1_600_000_000_000_000
 WRITE_US = EVENT_US + 1

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from featurecache import lookup, lookup_reads
-from featurecache.breaker import Breaker
-from featurecache.lookup import Lookup, RowLookup
-from featurecache.lookup_reads import SharedReads
-from featurecache.lookup_settling import Settling
-from featurecache.lookup_waiting import Deadlines, KeyRead
-from featurecache.near_cache import Entry, NearCache
+from featurecache.lookups import lookup, lookup_reads
+from featurecache.lookups.breaker import Breaker
+from featurecache.lookups.lookup import Lookup, RowLookup
+from featurecache.lookups.lookup_reads import SharedReads
+from featurecache.lookups.lookup_settling import Settling
+from featurecache.lookups.lookup_waiting import Deadlines, KeyRead
+from featurecache.lookups.near_cache import Entry, NearCache
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 BUGS: dict[str, tuple[Plant, tuple[str, ...]]] = {}

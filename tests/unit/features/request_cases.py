@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from featurecache.assembly import ModelInput
 from featurecache.columns import parse_type
 from featurecache.definitions import (
     Bool,
@@ -21,8 +20,9 @@ from featurecache.definitions import (
     String,
     Vector,
 )
-from featurecache.resolve import ServicePlan
-from featurecache.schema import RowSchema
+from featurecache.joining.assembly import ModelInput
+from featurecache.joining.resolve import ServicePlan
+from featurecache.rows.schema import RowSchema
 from tests.unit.features.feature_plans import (
     NOW_US,
     SECOND_US,

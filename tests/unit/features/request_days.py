@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from featurecache.assembly import DTYPES, ModelInput
-from featurecache.compiling import compile_manifest
 from featurecache.definitions import (
     Column,
     Entity,
@@ -21,7 +19,9 @@ from featurecache.definitions import (
     String,
 )
 from featurecache.errors import UnfillableError
-from featurecache.resolve import Filled
+from featurecache.joining.assembly import DTYPES, ModelInput
+from featurecache.joining.resolve import Filled
+from featurecache.manifests.compiling import compile_manifest
 from featurecache.status import Status
 from tests.unit.features.feature_plans import NOW_US, floats, look_up, plan_of, texts
 from tests.unit.features.request_reference import (

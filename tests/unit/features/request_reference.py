@@ -13,9 +13,9 @@ import numpy as np
 
 from featurecache.columns import ColumnType, parse_type
 from featurecache.definitions import Column, Entity, FeatureView, Int32
-from featurecache.lookup_waiting import CORRUPT, UNREACHABLE
-from featurecache.manifest import Manifest, ViewSpec
-from featurecache.schema import RowSchema
+from featurecache.lookups.lookup_waiting import CORRUPT, UNREACHABLE
+from featurecache.manifests.manifest import Manifest, ViewSpec
+from featurecache.rows.schema import RowSchema
 from featurecache.status import Status
 from tests.unit.features.feature_plans import NOW_US, SECOND_US, plain, row_of
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from featurecache import trying
-from featurecache.applying import apply_definitions, read_manifest
 from featurecache.errors import DefinitionError
+from featurecache.manifests import trying
+from featurecache.manifests.applying import apply_definitions, read_manifest
 
 DEFINITIONS = """
 from featurecache.definitions import *

@@ -14,10 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurecache.bad_places import OnBadRow
-from featurecache.codec import RowCodec
 from featurecache.columns import ColumnType
-from featurecache.compiling import compile_manifest
 from featurecache.definitions import (
     Bool,
     Column,
@@ -37,13 +34,16 @@ from featurecache.definitions import (
     Vector,
 )
 from featurecache.errors import FeatureError, RowError
-from featurecache.manifest import Manifest
-from featurecache.parquet_source import ParquetView
-from featurecache.point_in_time import JoinLimits
+from featurecache.joining.view_use import ViewUse
+from featurecache.manifests.compiling import compile_manifest
+from featurecache.manifests.manifest import Manifest
+from featurecache.offline.point_in_time import JoinLimits
+from featurecache.offline.training_set import Options, Spine, build
+from featurecache.offline.verify import OnlineRow, Sampling, verify
+from featurecache.rows.codec import RowCodec
 from featurecache.status import Status
-from featurecache.training_set import Options, Spine, build
-from featurecache.verify import OnlineRow, Sampling, verify
-from featurecache.view_use import ViewUse
+from featurecache.writing.bad_places import OnBadRow
+from featurecache.writing.parquet_source import ParquetView
 
 NOW_US = 1_795_000_000_000_000
 LIMITS = JoinLimits(memory_bytes=256 * 1024 * 1024, threads=1)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from featurecache.assembly import DTYPES, ModelInput, PlacedFeature, TensorPlan
-from featurecache.codec import RowCodec, RowTable
 from featurecache.columns import parse_type
 from featurecache.errors import DefinitionError
-from featurecache.manifest import FeatureRef
-from featurecache.schema import RowSchema
+from featurecache.joining.assembly import DTYPES, ModelInput, PlacedFeature, TensorPlan
+from featurecache.manifests.manifest import FeatureRef
+from featurecache.rows.codec import RowCodec, RowTable
+from featurecache.rows.schema import RowSchema
 
 INTEGERS = ["int8", "int16", "int32", "int64", "timestamp"]
 KINDS = ["float32", "float64", *INTEGERS, "bool", "string"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from featurecache.breaker import Breaker, BreakerLimits, BreakerState
+from featurecache.lookups.breaker import Breaker, BreakerLimits, BreakerState
 
 LIMITS = BreakerLimits(failures=3, open_s=1.0, max_open_s=10.0)
 

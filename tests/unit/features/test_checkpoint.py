@@ -6,10 +6,10 @@ from typing import cast
 
 import pytest
 
-from featurecache.checkpoint import KEEP_S, Checkpoint, Progress, fingerprint_of
 from featurecache.errors import FeatureError
-from featurecache.store_keys import StoreKeys
-from featurecache.writing import WriteCounts
+from featurecache.writing.checkpoint import KEEP_S, Checkpoint, Progress, fingerprint_of
+from featurecache.writing.store_keys import StoreKeys
+from featurecache.writing.writing import WriteCounts
 
 
 class Marks(dict[bytes, bytes]):

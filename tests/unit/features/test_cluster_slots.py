@@ -5,9 +5,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from featurecache.cluster_slots import SLOTS, Redirect, redirect_of, slot_of, slot_owners
-from featurecache.dialing import Address
 from featurecache.errors import SourceError
+from featurecache.sources.cluster_slots import SLOTS, Redirect, redirect_of, slot_of, slot_owners
+from featurecache.sources.dialing import Address
 
 ASKED = Address("10.0.0.9", 7000)
 HERE, THERE = Address("10.0.0.1", 7001), Address("10.0.0.2", 7002)

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from featurecache.codec import (
+from featurecache.columns import MAX_STRING_BYTES
+from featurecache.errors import RowError
+from featurecache.rows.codec import (
     RESIDUE,
     RowCodec,
     explain,
     is_sound,
 )
-from featurecache.columns import MAX_STRING_BYTES
-from featurecache.errors import RowError
-from featurecache.schema import RowSchema
+from featurecache.rows.schema import RowSchema
 from tests.unit.features.packed_rows import (
     TIMES,
     batches,

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurecache.codec import (
+from featurecache.columns import parse_type
+from featurecache.rows.codec import (
     SHORTEST_ROW_BYTES,
     RowCodec,
     RowTable,
@@ -17,8 +18,7 @@ from featurecache.codec import (
     explain,
     is_sound,
 )
-from featurecache.columns import parse_type
-from featurecache.schema import RowSchema
+from featurecache.rows.schema import RowSchema
 from tests.unit.features.packed_rows import (
     EVENT_US,
     WRITE_US,

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from featurecache.compiling import MAX_DEPTH, compile_manifest, key_types, needed_refs
 from featurecache.definitions import (
     Column,
     Entity,
@@ -26,7 +25,9 @@ from featurecache.definitions import (
     on_demand,
 )
 from featurecache.errors import DefinitionError
-from featurecache.manifest import FeatureRef, Manifest, ServiceSpec, TensorSpec
+from featurecache.manifests.compiling import MAX_DEPTH, compile_manifest
+from featurecache.manifests.manifest import FeatureRef, Manifest, ServiceSpec, TensorSpec
+from featurecache.manifests.needs import key_types, needed_refs
 
 PROJECT = Project("p")
 AIRPORT = Entity("airport", keys={"origin": String})

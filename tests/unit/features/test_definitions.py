@@ -27,7 +27,7 @@ from featurecache.definitions import (
     on_demand,
 )
 from featurecache.errors import DefinitionError
-from featurecache.manifest import ColumnSpec, FeatureRef, SourceSpec
+from featurecache.manifests.manifest import ColumnSpec, FeatureRef, SourceSpec
 
 AIRPORT = Entity("airport", keys={"origin": String})
 ROUTE = Entity("route", keys={"origin": String, "dest": String})

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from featurecache.compiling import compile_manifest
 from featurecache.definitions import (
     Column,
     Entity,
@@ -24,7 +23,8 @@ from featurecache.definitions import (
     on_demand,
 )
 from featurecache.errors import DefinitionError
-from featurecache.evolution import (
+from featurecache.manifests.compiling import compile_manifest
+from featurecache.manifests.evolution import (
     MAX_GONE,
     MAX_GONE_BYTES,
     MAX_OLDER_SCHEMAS,
@@ -32,7 +32,7 @@ from featurecache.evolution import (
     follow,
     incompatibilities,
 )
-from featurecache.manifest import Manifest, decode_manifest, encode_manifest
+from featurecache.manifests.manifest import Manifest, decode_manifest, encode_manifest
 
 
 def _manifest(

@@ -12,14 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurecache.codec import RowCodec, is_sound
 from featurecache.columns import ColumnType, parse_type
 from featurecache.errors import DefinitionError, RowError
-from featurecache.feast_layout import FeastEntity, FeastLayout, FeastView, field_of, murmur3_32
-from featurecache.feast_rows import UNREADABLE, rows_of
-from featurecache.feast_values import decode, event_time_us, to_varint, varint
-from featurecache.keys import escape
-from featurecache.manifest import EntitySpec
+from featurecache.feast.feast_layout import (
+    FeastEntity,
+    FeastLayout,
+    FeastView,
+    field_of,
+    murmur3_32,
+)
+from featurecache.feast.feast_rows import UNREADABLE, rows_of
+from featurecache.feast.feast_values import decode, event_time_us, to_varint, varint
+from featurecache.manifests.manifest import EntitySpec
+from featurecache.rows.codec import RowCodec, is_sound
+from featurecache.rows.keys import escape
 from tests.support.feast_store import comparing
 
 SAID = comparing.recorded()
@@ -165,7 +171,7 @@ def test_a_lost_event_time_is_as_old_as_can_be_and_a_broken_one_spoils_the_row()
 
 
 def test_features_that_share_a_field_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featurecache.feast_layout.murmur3_32", len)
+    monkeypatch.setattr("featurecache.feast.feast_layout.murmur3_32", len)
     with pytest.raises(DefinitionError, match="keeps 'ab' and 'cd' in the same field"):
         FeastView(comparing.view_spec("v", "e", {"ab": "float32", "cd": "float32"}))
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from featurecache.compiling import compile_manifest
 from featurecache.definitions import (
     Bool,
     Column,
@@ -21,7 +20,8 @@ from featurecache.definitions import (
     Vector,
 )
 from featurecache.errors import RowError
-from featurecache.json_rows import JsonRows
+from featurecache.manifests.compiling import compile_manifest
+from featurecache.rows.json_rows import JsonRows
 
 NOW_US = 1_795_000_000_000_000
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurecache.cluster_slots import slot_of
 from featurecache.columns import Int64, String
 from featurecache.errors import RowError
-from featurecache.keys import MAX_ID_BYTES, escape, ids_of, key_frame, key_values
+from featurecache.rows.keys import MAX_ID_BYTES, escape, ids_of, key_frame, key_values
+from featurecache.sources.cluster_slots import slot_of
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40).map(str.encode)
 

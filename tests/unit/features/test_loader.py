@@ -11,8 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from featurecache.codec import RowCodec
-from featurecache.compiling import compile_manifest
 from featurecache.definitions import (
     Column,
     Entity,
@@ -22,9 +20,11 @@ from featurecache.definitions import (
     Project,
 )
 from featurecache.errors import FeatureError, RowError
-from featurecache.loader import LoadSummary, OnBadRow, ViewLoader
-from featurecache.store_client import StoreClients
-from featurecache.writing import WriteCounts
+from featurecache.manifests.compiling import compile_manifest
+from featurecache.rows.codec import RowCodec
+from featurecache.writing.loader import LoadSummary, OnBadRow, ViewLoader
+from featurecache.writing.store_client import StoreClients
+from featurecache.writing.writing import WriteCounts
 from tests.support.redis_servers import ValkeyServer
 
 VIEW = FeatureView(
@@ -143,7 +143,7 @@ def test_a_bad_row_is_named_before_anything_is_written_or_left_out(
 def test_a_load_that_was_stopped_goes_on_where_it_was_noted(
     tmp_path: Path, server: ValkeyServer, clients: StoreClients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featurecache.loader.NOTE_EVERY_S", 0.0)
+    monkeypatch.setattr("featurecache.writing.loader.NOTE_EVERY_S", 0.0)
     write(tmp_path, "a.parquet", [*range(60)], [now_us()] * 60, [*range(60)])
     one = loader(tmp_path, clients)
     one.check()
@@ -163,7 +163,7 @@ def test_a_load_that_was_stopped_goes_on_where_it_was_noted(
 def test_a_store_that_was_emptied_or_files_that_changed_begin_anew(
     tmp_path: Path, server: ValkeyServer, clients: StoreClients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featurecache.loader.NOTE_EVERY_S", 0.0)
+    monkeypatch.setattr("featurecache.writing.loader.NOTE_EVERY_S", 0.0)
     for change in ("store", "files", "from scratch"):
         write(tmp_path, "a.parquet", [*range(60)], [now_us()] * 60, [*range(60)])
         one = loader(tmp_path, clients, from_scratch=True)

@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from featurecache.codec import RowCodec
-from featurecache.compiling import compile_manifest
 from featurecache.definitions import Column, Entity, FeatureView, Float32, Int64, Project, String
-from featurecache.looking import moment, raw, see
-from featurecache.manifest import ViewSpec
-from featurecache.schema import RowSchema
+from featurecache.manifests.compiling import compile_manifest
+from featurecache.manifests.manifest import ViewSpec
+from featurecache.rows.codec import RowCodec
+from featurecache.rows.schema import RowSchema
+from featurecache.writing.looking import moment, raw, see
 
 NOW_US = 1_795_000_000_000_000
 KEY = b"hr:p:{user:a%7Cb}:v"

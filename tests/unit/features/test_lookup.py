@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from featurecache.lookup import CORRUPT, UNREACHABLE, ViewKeys
+from featurecache.lookups.lookup import CORRUPT, UNREACHABLE, ViewKeys
 from tests.support.scripted_rows import Mode, make_row
 from tests.unit.features.lookup_cases import BUDGET_S, KEPT, PLAIN, World, rows
 

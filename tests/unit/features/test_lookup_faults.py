@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from featurecache.breaker import BreakerLimits, BreakerState
-from featurecache.lookup import UNREACHABLE, Lookup
-from featurecache.lookup_limits import LookupLimits
+from featurecache.lookups.breaker import BreakerLimits, BreakerState
+from featurecache.lookups.lookup import UNREACHABLE, Lookup
+from featurecache.lookups.lookup_limits import LookupLimits
 from tests.support.scripted_rows import Mode
 from tests.unit.features.lookup_cases import World, rows
 

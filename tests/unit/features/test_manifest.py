@@ -7,7 +7,6 @@ import re
 import msgspec
 import pytest
 
-from featurecache.compiling import compile_manifest
 from featurecache.definitions import (
     Column,
     Entity,
@@ -23,7 +22,8 @@ from featurecache.definitions import (
     on_demand,
 )
 from featurecache.errors import DefinitionError
-from featurecache.manifest import (
+from featurecache.manifests.compiling import compile_manifest
+from featurecache.manifests.manifest import (
     MAX_MANIFEST_BYTES,
     ColumnSpec,
     EntitySpec,

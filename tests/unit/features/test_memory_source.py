@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from featurecache import memory_source
 from featurecache.errors import FeatureError
-from featurecache.memory_source import MemorySource
-from featurecache.source_limits import SourceLimits
+from featurecache.sources import memory_source
+from featurecache.sources.memory_source import MemorySource
+from featurecache.sources.source_limits import SourceLimits
 from tests.sim.virtual_loop import VirtualLoop
 
 

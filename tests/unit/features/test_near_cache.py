@@ -8,7 +8,7 @@ import tracemalloc
 
 import pytest
 
-from featurecache.near_cache import ENTRY_OVERHEAD_BYTES, MAX_LOOKS, NearCache
+from featurecache.lookups.near_cache import ENTRY_OVERHEAD_BYTES, MAX_LOOKS, NearCache
 
 ROW = bytes(100)
 

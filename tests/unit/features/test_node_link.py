@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from featurecache.dialing import Address, Login
 from featurecache.errors import SourceError
-from featurecache.node_link import FindAddress, NodeLink, always
-from featurecache.sentinel import SentinelResolver
-from featurecache.source_limits import SourceLimits
+from featurecache.sources.dialing import Address, Login
+from featurecache.sources.node_link import FindAddress, NodeLink, always
+from featurecache.sources.sentinel import SentinelResolver
+from featurecache.sources.source_limits import SourceLimits
 
 TEST_S = 20.0
 LIMITS = SourceLimits(connect_timeout_s=5.0, read_timeout_s=5.0, backoff_min_s=0.001)

@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from featurecache.compiling import compile_manifest
 from featurecache.errors import FeatureError
-from featurecache.manifest import Manifest
-from featurecache.on_demand import NO_FUNCTIONS, Functions, load_functions
+from featurecache.joining.on_demand import NO_FUNCTIONS, Functions, load_functions
+from featurecache.manifests.compiling import compile_manifest
+from featurecache.manifests.manifest import Manifest
 
 HEAD = """
 import numpy as np
@@ -268,7 +268,7 @@ def out(temp):
 
 def test_imports_neither_duckdb_nor_pyarrow() -> None:
     code = (
-        "import sys, featurecache.on_demand\n"
+        "import sys, featurecache.joining.on_demand\n"
         "print([name for name in ('duckdb', 'pyarrow', 'redis', 'asyncio') if name in sys.modules])"
     )
     done = subprocess.run(

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from featurecache.cluster_source import ClusterSource
 from featurecache.errors import DefinitionError
-from featurecache.memory_source import MemorySource
-from featurecache.opening import open_source
-from featurecache.redis_source import RedisSource
-from featurecache.source_limits import SourceLimits
+from featurecache.sources.cluster_source import ClusterSource
+from featurecache.sources.memory_source import MemorySource
+from featurecache.sources.opening import open_source
+from featurecache.sources.redis_source import RedisSource
+from featurecache.sources.source_limits import SourceLimits
 from tests.support.certificates import Authority
 
 KINDS = [
@@ -97,7 +97,7 @@ def test_no_limit_may_be_for_ever(field: str, value: float) -> None:
 
 def test_opening_needs_no_client_library() -> None:
     look = (
-        "import sys, featurecache.opening; "
+        "import sys, featurecache.sources.opening; "
         "print(sorted({'redis', 'valkey', 'pyarrow', 'duckdb', 'uvloop'} & sys.modules.keys()))"
     )
     said = subprocess.run(

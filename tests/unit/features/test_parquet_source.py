@@ -9,9 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from featurecache import bad_places, parquet_source
 from featurecache.columns import ColumnType
-from featurecache.compiling import compile_manifest
 from featurecache.definitions import (
     Bool,
     Column,
@@ -28,7 +26,9 @@ from featurecache.definitions import (
     Vector,
 )
 from featurecache.errors import RowError
-from featurecache.parquet_source import Chunk, ParquetView
+from featurecache.manifests.compiling import compile_manifest
+from featurecache.writing import bad_places, parquet_source
+from featurecache.writing.parquet_source import Chunk, ParquetView
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 NOW_US = int(NOW.timestamp()) * 1_000_000
@@ -320,7 +320,7 @@ def test_pieces_are_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyP
         }
     )
     pq.write_table(table, tmp_path / "a.parquet")
-    monkeypatch.setattr("featurecache.parquet_source.CHUNK_BYTES", 2 * 1024 * 1024)
+    monkeypatch.setattr("featurecache.writing.parquet_source.CHUNK_BYTES", 2 * 1024 * 1024)
     view = view_of(tmp_path, Column("x", Vector(Float32, 512)))
     sizes = [one.rows for one in chunks(view)]
     assert sum(sizes) == rows

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from featurecache.assembly import ModelInput
 from featurecache.definitions import (
     Column,
     Entity,
@@ -22,7 +21,8 @@ from featurecache.definitions import (
     on_demand,
 )
 from featurecache.errors import DefinitionError
-from featurecache.planning import KeySource, key_origins, key_places
+from featurecache.joining.assembly import ModelInput
+from featurecache.joining.planning import KeySource, key_origins, key_places
 from tests.unit.features.feature_plans import plan_of
 
 ROUTE = Entity("route", keys={"origin": String, "dest": String})

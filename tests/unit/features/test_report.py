@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from featurecache.assembly import ModelInput
 from featurecache.definitions import Column, Entity, FeatureService, FeatureView, Float32, String
-from featurecache.lookup_waiting import CORRUPT, UNREACHABLE
-from featurecache.report import MAX_LISTED_ROWS, report
-from featurecache.resolve import ServicePlan
+from featurecache.joining.assembly import ModelInput
+from featurecache.joining.report import MAX_LISTED_ROWS, report
+from featurecache.joining.resolve import ServicePlan
+from featurecache.lookups.lookup_waiting import CORRUPT, UNREACHABLE
 from tests.unit.features.feature_plans import (
     NOW_US,
     SECOND_US,

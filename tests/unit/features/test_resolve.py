@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featurecache.assembly import ModelInput
 from featurecache.definitions import (
     Column,
     Entity,
@@ -18,8 +17,9 @@ from featurecache.definitions import (
     String,
 )
 from featurecache.errors import RowError
-from featurecache.resolve import MAX_ROWS
-from featurecache.schema import RowSchema
+from featurecache.joining.assembly import ModelInput
+from featurecache.joining.resolve import MAX_ROWS
+from featurecache.rows.schema import RowSchema
 from featurecache.status import Status
 from tests.unit.features.feature_plans import (
     NOW_US,

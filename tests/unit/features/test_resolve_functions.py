@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featurecache.assembly import ModelInput
-from featurecache.compiling import compile_manifest
 from featurecache.definitions import (
     Column,
     FeatureService,
@@ -23,9 +21,11 @@ from featurecache.definitions import (
     on_demand,
 )
 from featurecache.errors import FeatureError, UnfillableError
-from featurecache.lookup_waiting import UNREACHABLE
-from featurecache.manifest import Manifest
-from featurecache.on_demand import Computed, Functions
+from featurecache.joining.assembly import ModelInput
+from featurecache.joining.on_demand import Computed, Functions
+from featurecache.lookups.lookup_waiting import UNREACHABLE
+from featurecache.manifests.compiling import compile_manifest
+from featurecache.manifests.manifest import Manifest
 from featurecache.status import Status
 from tests.unit.features.feature_plans import (
     complete,

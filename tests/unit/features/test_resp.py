@@ -10,8 +10,8 @@ import hiredis
 import pytest
 
 from featurecache.errors import SourceError
-from featurecache.resp import PING, RespConnection, pack, pack_mget
-from featurecache.source_limits import SourceLimits
+from featurecache.sources.resp import PING, RespConnection, pack, pack_mget
+from featurecache.sources.source_limits import SourceLimits
 
 LIMITS = SourceLimits(
     read_timeout_s=1.0, heartbeat_s=0.5, max_waiting_fetches=3, max_reply_bytes=1000

@@ -19,7 +19,7 @@ from featurecache.columns import (
     parse_type,
 )
 from featurecache.errors import DefinitionError
-from featurecache.schema import MAX_COLUMNS, RowSchema, head_of, padded, schema_id
+from featurecache.rows.schema import MAX_COLUMNS, RowSchema, head_of, padded, schema_id
 
 
 def test_golden_schema_id_and_head() -> None:

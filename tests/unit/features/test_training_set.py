@@ -22,8 +22,8 @@ from featurecache.definitions import (
     ParquetSource,
 )
 from featurecache.errors import FeatureError
+from featurecache.offline.training_set import Options, Spine, build
 from featurecache.status import Status
-from featurecache.training_set import Options, Spine, build
 from tests.unit.features.training_files import (
     AIRPORT,
     Row,

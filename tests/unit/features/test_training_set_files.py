@@ -15,8 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from featurecache.compiling import compile_manifest
-from featurecache.data_card import DataCard
 from featurecache.definitions import (
     Column,
     Entity,
@@ -33,8 +31,10 @@ from featurecache.definitions import (
     on_demand,
 )
 from featurecache.errors import DefinitionError, FeatureError
-from featurecache.point_in_time import JoinLimits
-from featurecache.training_set import Options, Spine, build
+from featurecache.manifests.compiling import compile_manifest
+from featurecache.offline.data_card import DataCard
+from featurecache.offline.point_in_time import JoinLimits
+from featurecache.offline.training_set import Options, Spine, build
 
 AIRPORT = Entity("airport", keys={"origin": String, "gate": Int64})
 WEATHER = FeatureView(

@@ -10,8 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from featurecache.compiling import compile_manifest
-from featurecache.data_card import DataCard
 from featurecache.definitions import (
     Column,
     Entity,
@@ -23,7 +21,9 @@ from featurecache.definitions import (
     String,
 )
 from featurecache.errors import RowError
-from featurecache.training_set import Options, Spine, build
+from featurecache.manifests.compiling import compile_manifest
+from featurecache.offline.data_card import DataCard
+from featurecache.offline.training_set import Options, Spine, build
 
 USER = Entity("user", keys={"uid": String})
 VIEW = FeatureView(

@@ -20,10 +20,10 @@ from featurecache.definitions import (
     ParquetSource,
     on_demand,
 )
-from featurecache.manifest import Manifest
-from featurecache.on_demand import Computed, Functions
+from featurecache.joining.on_demand import Computed, Functions
+from featurecache.manifests.manifest import Manifest
+from featurecache.offline.training_set import Spine, build
 from featurecache.status import Status
-from featurecache.training_set import Spine, build
 from tests.unit.features.training_files import (
     AIRPORT,
     OPTIONS,

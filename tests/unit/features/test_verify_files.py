@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from featurecache.compiling import compile_manifest
 from featurecache.definitions import (
     Column,
     Entity,
@@ -23,8 +22,9 @@ from featurecache.definitions import (
     String,
 )
 from featurecache.errors import RowError
+from featurecache.manifests.compiling import compile_manifest
+from featurecache.offline.verify import OnlineRow, Sampling, VerifyReport, shown, verify
 from featurecache.status import Status
-from featurecache.verify import OnlineRow, Sampling, VerifyReport, shown, verify
 
 NOW_US = 1_700_000_000_000_000
 NAN = float("nan")

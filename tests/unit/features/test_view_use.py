@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from featurecache.columns import parse_type
-from featurecache.compiling import compile_manifest
 from featurecache.definitions import (
     Bool,
     Column,
@@ -24,10 +23,11 @@ from featurecache.definitions import (
     Vector,
 )
 from featurecache.errors import UnfillableError
-from featurecache.lookup_waiting import CORRUPT, UNREACHABLE
-from featurecache.schema import RowSchema
+from featurecache.joining.view_use import ViewRead, ViewUse
+from featurecache.lookups.lookup_waiting import CORRUPT, UNREACHABLE
+from featurecache.manifests.compiling import compile_manifest
+from featurecache.rows.schema import RowSchema
 from featurecache.status import Status
-from featurecache.view_use import ViewRead, ViewUse
 from tests.unit.features.feature_plans import NOW_US, SECOND_US, row_of
 
 ROUTE = Entity("route", keys={"origin": String, "dest": String})

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurecache.cluster_slots import slot_of
 from featurecache.errors import RowError
-from featurecache.write_script import MAX_BATCH_BYTES, MAX_BATCH_ROWS, SHA, pack_call
-from featurecache.writing import (
+from featurecache.sources.cluster_slots import slot_of
+from featurecache.writing.write_script import MAX_BATCH_BYTES, MAX_BATCH_ROWS, SHA, pack_call
+from featurecache.writing.writing import (
     EARLIEST_US,
     WriteCounts,
     _calls_by_slot,

@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featurecache.compiling import compile_manifest
 from featurecache.definitions import (
     Column,
     Entity,
@@ -23,9 +22,10 @@ from featurecache.definitions import (
     String,
     Vector,
 )
-from featurecache.manifest import Manifest
-from featurecache.point_in_time import JoinLimits
-from featurecache.training_set import Options, Spine, build
+from featurecache.manifests.compiling import compile_manifest
+from featurecache.manifests.manifest import Manifest
+from featurecache.offline.point_in_time import JoinLimits
+from featurecache.offline.training_set import Options, Spine, build
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 AIRPORT = Entity("airport", keys={"origin": String})

@@ -45,7 +45,7 @@ from examples.flights.trees import (
     probabilities,
     unseen_months,
 )
-from featurecache.applying import compile_file
+from featurecache.manifests.applying import compile_file
 
 WIDTH = 31
 

@@ -21,10 +21,10 @@ from examples.flights.feature_tables import (
 from examples.flights.place import DEFINITIONS
 from examples.flights.replay import DUE_FROM, DUE_UNTIL, LEAD_S, Replay, json_rows
 from examples.flights.scores import join
-from featurecache.applying import compile_file
-from featurecache.compiling import key_types, needed_refs
-from featurecache.json_rows import JsonRows
-from featurecache.manifest import Manifest
+from featurecache.manifests.applying import compile_file
+from featurecache.manifests.manifest import Manifest
+from featurecache.manifests.needs import key_types, needed_refs
+from featurecache.rows.json_rows import JsonRows
 from tests.unit.flights.days import Days
 
 MOMENT = datetime(2013, 6, 25, 18, 0, tzinfo=UTC)

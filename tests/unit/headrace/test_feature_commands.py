@@ -112,9 +112,9 @@ def test_without_the_extra_it_is_said_what_to_install(monkeypatch: pytest.Monkey
     run("apply", "definitions.py")
     for name in [one for one in sys.modules if one.startswith(("featurecache.", "pyarrow"))]:
         if name in (
-            "featurecache.loader",
-            "featurecache.parquet_source",
-            "featurecache.arrow_columns",
+            "featurecache.writing.loader",
+            "featurecache.writing.parquet_source",
+            "featurecache.offline.arrow_columns",
         ):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -143,7 +143,7 @@ def test_only_a_load_goes_on_after_an_interruption(monkeypatch: pytest.MonkeyPat
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("featurecache.manifest.Manifest.view", interrupt)
+    monkeypatch.setattr("featurecache.manifests.manifest.Manifest.view", interrupt)
     store = ("--store", "redis://127.0.0.1:1")
     assert run("push", "pushed", "--row", "{}", *store, code=130).stderr.endswith(": interrupted\n")
     assert run("load", "profile", *store, code=130).stderr.endswith("the same command goes on\n")

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from backends.model_settings import FeaturesSettings
-from featurecache.manifest import decode_manifest, encode_manifest
+from featurecache.manifests.manifest import decode_manifest, encode_manifest
 from foundation.settings import load
 from gateway.settings import GatewaySettings
 from loadtests import feature_lookups_data as data

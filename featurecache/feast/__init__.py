@@ -1,0 +1,1 @@
+"""Feast's Redis store, read only."""

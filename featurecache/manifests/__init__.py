@@ -1,0 +1,1 @@
+"""Definitions, compiled: what is defined, what clashes, what may follow what."""

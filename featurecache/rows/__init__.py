@@ -1,0 +1,1 @@
+"""Packed rows: where columns lie, how values become bytes, under which key."""
