@@ -21,7 +21,7 @@ from featurecache.writing.checkpoint import Checkpoint, Progress, fingerprint_of
 from featurecache.writing.parquet_source import BadRow, Chunk, ParquetView
 from featurecache.writing.store_client import StoreClients
 from featurecache.writing.store_keys import StoreKeys
-from featurecache.writing.writing import RowWriter, WriteCounts
+from featurecache.writing.writing import PATIENCE_S, RowWriter, WriteCounts
 
 MAX_TOLD_BAD_ROWS = 10
 NOTE_EVERY_S = 0.2
@@ -88,7 +88,7 @@ class ViewLoader:
         )
         self._checkpoint = Checkpoint(
             state_dir / "loads",
-            StoreKeys(clients),
+            StoreKeys(clients, patience_s=PATIENCE_S),
             project=manifest.project,
             view=view.name,
             fingerprint=fingerprint,

@@ -5,6 +5,7 @@ Decides which node of a cluster is asked. It must never be used for many rows: `
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,17 +14,19 @@ from redis.exceptions import MovedError, RedisError
 from featurecache.errors import SourceError
 from featurecache.sources.cluster_slots import slot_of
 from featurecache.sources.dialing import Address
-from featurecache.writing.store_client import StoreClients, source_error
+from featurecache.writing.store_client import StoreClients, may_pass, source_error
 from featurecache.writing.writing import slot_table
 
+RETRY_AFTER_S = 0.1
 MAX_TRIES = 3
 
 
 class StoreKeys:
-    """Single keys of the store. All raise ``SourceError``."""
+    """Single keys of the store. All raise ``SourceError``, after ``patience_s`` for what may pass by itself."""
 
-    def __init__(self, clients: StoreClients) -> None:
+    def __init__(self, clients: StoreClients, *, patience_s: float = 0.0) -> None:
         self._clients = clients
+        self._patience_s = patience_s
         self._owners: list[Address | None] = []
 
     def get(self, key: bytes) -> bytes | None:
@@ -57,16 +60,21 @@ class StoreKeys:
         return left if left >= 0 else None
 
     def _ask(self, key: bytes, *words: bytes) -> Any:
-        for attempt in range(MAX_TRIES):
+        give_up_s = time.monotonic() + self._patience_s
+        moves = 0
+        while True:
             try:
                 return self._client(key).execute_command(*words)
             except MovedError as error:
                 self._owners = []
-                if attempt == MAX_TRIES - 1 or not self._clients.is_cluster:
+                moves += 1
+                if moves == MAX_TRIES or not self._clients.is_cluster:
                     raise source_error(error, self._clients.name) from error
             except RedisError as error:
-                raise source_error(error, self._clients.name) from error
-        raise AssertionError("the last try returns or raises")
+                # Each of these commands may be sent again, whether or not it was done.
+                if not may_pass(error) or time.monotonic() + RETRY_AFTER_S > give_up_s:
+                    raise source_error(error, self._clients.name) from error
+                time.sleep(RETRY_AFTER_S)
 
     def _client(self, key: bytes) -> Any:
         if not self._clients.is_cluster:
