@@ -113,6 +113,8 @@ def read_manifest(path: Path) -> Manifest:
 def _run(file: Path, code: bytes) -> ModuleType:
     """As a module of its own, its folder in front of the search path so that it may import its neighbours."""
     name = str(file)
+    if b"\0" in code:  # Pythons differ in what they say of it
+        raise DefinitionError(f"{name} is no Python text (it has NUL bytes)")
     module = ModuleType(_MODULE)
     module.__file__ = name
     folder = str(file.resolve().parent)
