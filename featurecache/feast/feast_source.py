@@ -16,13 +16,14 @@ from featurecache.errors import SourceError
 from featurecache.feast.feast_layout import FeastLayout, Plan
 from featurecache.feast.feast_rows import UNREADABLE, rows_of
 from featurecache.sources.dialing import Address, Login
-from featurecache.sources.node_link import FindAddress, NodeLink
+from featurecache.sources.linked_source import LinkedSource
+from featurecache.sources.node_link import FindAddress
 from featurecache.sources.ports import FetchDone, Invalidated
 from featurecache.sources.resp import Replies, ReplyError
-from featurecache.sources.source_limits import MAX_KEYS_OF_A_FETCH, SourceLimits
+from featurecache.sources.source_limits import SourceLimits
 
 
-class FeastSource:
+class FeastSource(LinkedSource):
     """Fills ``RowSource`` over one connection to one server. ``where``: an address, or what finds it each time."""
 
     def __init__(
@@ -35,8 +36,8 @@ class FeastSource:
         name: str = "",
         random_unit: Callable[[], float] = random.random,
     ) -> None:
-        find = _always(where) if isinstance(where, Address) else where
-        self._link = NodeLink(find, login, limits, name or f"feast at {where}", random_unit)
+        named = name or f"feast at {where}"
+        super().__init__(where, login, limits, name=named, random_unit=random_unit)
         self.layout = layout
         self.on_invalidated: Invalidated | None = None
         """Never called: ``tracks`` is false."""
@@ -48,31 +49,11 @@ class FeastSource:
         """Never: copies live by their time."""
         return False
 
-    @property
-    def is_up(self) -> bool:
-        """Whether a fetch would be sent now."""
-        return self._link.is_up
-
-    @property
-    def name(self) -> str:
-        """The address without passwords."""
-        return self._link.name
-
-    async def start(self) -> None:
-        """Begin to connect; returns after the first try, whether it succeeded or not."""
-        await self._link.start()
-
-    async def close(self) -> None:
-        """Let go of the connection; fetches still waiting get their error."""
-        await self._link.close()
-
     def fetch(self, keys: Sequence[bytes], done: FetchDone, *, track: bool) -> None:
         """One ``HMGET`` per entity; see ``RowSource``. ``track`` changes nothing."""
-        link = self._link
-        if not 0 < len(keys) <= MAX_KEYS_OF_A_FETCH:
-            sentence = f"{link.name}: a fetch has 1 to {MAX_KEYS_OF_A_FETCH} keys, not {len(keys)}"
-            link.refuse(done, SourceError(sentence))
+        if not self._may_fetch(keys, done):
             return
+        link = self._link
         plan = self.layout.plan(keys)
         commands = [command for reads in plan.reads for command in reads.commands()]
         told = partial(self._answered, done, len(keys), plan)
@@ -124,10 +105,3 @@ class FeastSource:
 def _is_no_hash(reply: object) -> bool:
     """Something else lies under an entity's name; that is this entity's trouble alone."""
     return isinstance(reply, ReplyError) and str(reply).startswith("WRONGTYPE")
-
-
-def _always(address: Address) -> FindAddress:
-    async def find() -> Address:
-        return address
-
-    return find
