@@ -17,6 +17,7 @@ import numpy as np
 from featurecache.columns import ColumnType, Values, parse_type
 from featurecache.errors import DefinitionError, RowError
 from featurecache.joining.assembly import ModelInput, Tensor
+from featurecache.joining.glance import Glance
 from featurecache.joining.planning import (
     client_inputs,
     key_origins,
@@ -59,6 +60,8 @@ class Wanted(msgspec.Struct, gc=False):
     """By use: rows of the request that name no entity."""
     keys: dict[str, Values]
     """Join keys that are features themselves and came beside the tensors: ``(rows, 1)``."""
+    glance: Glance | None = None
+    """Which told the keys at a glance, and should hear of good rows."""
 
 
 class Completed(msgspec.Struct, gc=False):
@@ -101,6 +104,7 @@ class ServicePlan:
         "_values",
         "_vector_inputs",
         "client_inputs",
+        "glance",
         "headers",
         "parameters",
         "service",
@@ -164,6 +168,13 @@ class ServicePlan:
         self._names = [name for name, _ in self._named_inputs]
         self._names += [("key", key) for key in self._carried_keys]
         """Of what a request carries behind its rows."""
+        places = {key: place for key, place, kind in self._keys if kind == "input"}
+        self.glance = (
+            Glance(self.uses, places, [place for _, place in self._named_inputs])
+            if self.uses and len(places) == len(self._keys)
+            else None
+        )
+        """The short way for requests that are like most; None where no request can be."""
 
     # -- before the lookup ----------------------------------------------------------------------------
 
@@ -243,7 +254,7 @@ class ServicePlan:
         rows = np.empty((completed.rows, len(self.uses)), np.object_)
         for number, view in enumerate(completed.views):
             rows[:, number] = view.rows
-        if not self._named_inputs and not self._carried_keys:
+        if not self._names:
             return (rows,)
         sent = [inputs[place] for _, place in self._named_inputs]
         return (rows, *sent, *[wanted.keys[key] for key in self._carried_keys])

@@ -25,6 +25,7 @@ from featurecache.lookups.lookup_waiting import (
     Caching,
     Deadlines,
     Lookup,
+    MissedOfView,
     ViewKeys,
 )
 from featurecache.lookups.near_cache import Entry, NearCache
@@ -120,6 +121,29 @@ class RowLookup:
             return Lookup(rows, settled=True)
         return self._missed(wanted, rows, now_s, deadline_s)
 
+    def known_good(self, keys: Sequence[bytes], fits: Sequence[int]) -> list[bytes] | None:
+        """The rows of these keys, if all have fresh copies that ``note_good`` called good for ``fits``."""
+        find = self._cache.entries.get
+        now_s = self._clock()
+        rows: list[bytes] = []
+        for key, fit in zip(keys, fits, strict=True):
+            entry = find(key)
+            if entry is None or now_s >= entry.fit_until_s or entry.fit != fit:
+                return None
+            entry.visited = True
+            rows.append(entry.row)  # type: ignore[arg-type]  # "none" is never good
+        counters = self.counters
+        counters.lookups += 1
+        counters.slots += len(rows)
+        return rows
+
+    def note_good(self, key: bytes, row: bytes, fit: int, good_for_s: float) -> None:
+        """A row was judged: it is good for ``fit``, and age alone will not change that for so long."""
+        entry = self._cache.entries.get(key)
+        if entry is not None and entry.row is row:
+            entry.fit = fit
+            entry.fit_until_s = min(entry.fresh_until_s, self._clock() + good_for_s)
+
     def detach(self, lookup: Lookup) -> None:
         """The caller went away: it is not called any more. What it asked for is still read, for others."""
         lookup.on_done = None
@@ -155,18 +179,13 @@ class RowLookup:
         deadline_s: float,
     ) -> Lookup:
         """Wait for shared reads; or take what is at hand, where waiting leads nowhere."""
-        slots: list[int] = []
-        keys: list[bytes] = []
-        cachings: list[Caching] = []
-        slot = 0
-        for view in wanted:
-            caching = view.caching
-            for key in view.keys:
-                if rows[slot] is WAITING:
-                    slots.append(slot)
-                    keys.append(key)
-                    cachings.append(caching)
-                slot += 1
+        groups = _missed_by_view(wanted, rows)
+        slots: Sequence[int]
+        if len(groups) == 1:
+            _, slots, keys = groups[0]
+        else:
+            slots = [slot for _, some, _ in groups for slot in some]
+            keys = [key for _, _, some in groups for key in some]
         lookup = Lookup(rows, open_slots=len(slots), missed=(slots, keys))
         settling, reads, counters = self._settling, self._reads, self.counters
         counters.missed_slots += len(slots)
@@ -183,7 +202,7 @@ class RowLookup:
         if not self._breaker.closed:
             counters.open_lookups += 1
             if self._breaker.may_probe(now_s):
-                reads.probe(keys, cachings, now_s, deadline_s)
+                reads.probe(groups, now_s, deadline_s)
             settling.give_up(lookup, now_s)
         elif deadline_s <= now_s:
             counters.expired_lookups += 1
@@ -192,7 +211,8 @@ class RowLookup:
             counters.refused_lookups += 1
             settling.give_up(lookup, now_s)
         else:
-            reads.join(lookup, slots, keys, cachings)
+            for caching, some_slots, some_keys in groups:
+                reads.join(lookup, some_slots, some_keys, caching)
             self._deadlines.add(deadline_s, lookup, settling.waiting_lookups)
             if deadline_s < self._timer_due_s:
                 self._arm_timer(deadline_s)
@@ -250,3 +270,17 @@ class RowLookup:
             f"RowLookup({self._source.name}, {len(self._reads.pending)} keys pending, "
             f"{len(self._reads.in_flight)} reads in flight, {self._cache!r}, {self._breaker!r})"
         )
+
+
+def _missed_by_view(wanted: Sequence[ViewKeys], rows: list[bytes | None]) -> list[MissedOfView]:
+    """What copies do not have: of each view the slots and keys that wait."""
+    if rows.count(WAITING) == len(rows) and len(wanted) == 1:
+        return [(wanted[0].caching, range(len(rows)), wanted[0].keys)]
+    groups: list[MissedOfView] = []
+    first = 0
+    for view in wanted:
+        slots = [slot for slot in range(first, first + len(view.keys)) if rows[slot] is WAITING]
+        if slots:
+            groups.append((view.caching, slots, [view.keys[slot - first] for slot in slots]))
+        first += len(view.keys)
+    return groups

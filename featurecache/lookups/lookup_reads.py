@@ -16,7 +16,14 @@ from featurecache.errors import SourceError
 from featurecache.lookups.breaker import Breaker
 from featurecache.lookups.lookup_limits import LookupCounters, LookupLimits
 from featurecache.lookups.lookup_settling import Settling
-from featurecache.lookups.lookup_waiting import CORRUPT, Caching, KeyRead, Lookup, Read
+from featurecache.lookups.lookup_waiting import (
+    CORRUPT,
+    Caching,
+    KeyRead,
+    Lookup,
+    MissedOfView,
+    Read,
+)
 from featurecache.lookups.near_cache import NearCache
 from featurecache.sources.ports import Clock, Loop, RowSource
 
@@ -76,15 +83,16 @@ class SharedReads:
         lookup: Lookup,
         slots: Sequence[int],
         keys: Sequence[bytes],
-        cachings: Sequence[Caching],
+        caching: Caching,
     ) -> None:
-        """These slots of a lookup wait for these keys, whether they are being asked for or not."""
-        pending, unsent, uncached_ttl_s = self.pending, self._unsent, self.uncached_ttl_s
-        for slot, key, caching in zip(slots, keys, cachings, strict=True):
+        """These slots of a lookup wait for these keys of a view, whether they are being asked for or not."""
+        pending = self.pending
+        unsent = self._unsent[caching.cache_ttl_s > self.uncached_ttl_s]
+        for slot, key in zip(slots, keys, strict=True):
             read = pending.get(key)
             if read is None:
                 pending[key] = KeyRead(caching, lookup, slot)
-                unsent[caching.cache_ttl_s > uncached_ttl_s].append(key)
+                unsent.append(key)
             else:
                 self._counters.joined_slots += 1
                 if read.more is None:
@@ -102,20 +110,18 @@ class SharedReads:
             self._unsent[True].append(key)
             self._flush_soon()
 
-    def probe(
-        self, keys: Sequence[bytes], cachings: Sequence[Caching], now_s: float, due_s: float
-    ) -> None:
+    def probe(self, groups: Sequence[MissedOfView], now_s: float, due_s: float) -> None:
         """See with one read of these keys whether the store is back; nobody waits. A store that is slow is not back."""
         room = min(self._limits.keys_per_read, self._limits.max_pending_keys - len(self.pending))
         chosen: dict[bytes, Caching] = {}
         kept = False
-        for key, caching in zip(keys, cachings, strict=True):
-            if key not in self.pending and len(chosen) < room:
-                has_copies = caching.cache_ttl_s > self.uncached_ttl_s
-                if not chosen:
-                    kept = has_copies
-                if has_copies == kept:
-                    chosen[key] = caching
+        for caching, _, keys in groups:
+            has_copies = caching.cache_ttl_s > self.uncached_ttl_s
+            if not chosen:
+                kept = has_copies
+            if has_copies == kept:
+                free = [key for key in keys if key not in self.pending]
+                chosen |= dict.fromkeys(free[: room - len(chosen)], caching)
         if chosen:
             self._breaker.probe_sent(now_s)
             for key, caching in chosen.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
 from math import inf
+from typing import TypeAlias
 
 import msgspec
 
@@ -34,6 +35,10 @@ class ViewKeys(msgspec.Struct, gc=False):
 
     caching: Caching
     keys: list[bytes]
+
+
+MissedOfView: TypeAlias = tuple[Caching, Sequence[int], Sequence[bytes]]
+"""Slots of one view in a lookup that wait, at least one; and their keys."""
 
 
 class Lookup(msgspec.Struct, eq=False):

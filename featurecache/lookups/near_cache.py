@@ -41,6 +41,10 @@ class Entry(msgspec.Struct, gc=False, eq=False):
     negative: bool
     visited: bool = False
     alive: bool = True
+    fit: int = 0
+    """For whom the row was judged and found good, see ``ViewUse.fit``; 0: for nobody."""
+    fit_until_s: float = -inf
+    """Before this it is fresh, and good for ``fit`` without another look."""
 
 
 class NearCache:
@@ -77,6 +81,7 @@ class NearCache:
                 if used_bytes <= self.limit_bytes:
                     self.used_bytes = used_bytes
                     entry.row = row
+                    entry.fit_until_s = -inf
                     entry.fresh_until_s = fresh_until_s
                     entry.expires_s = expires_s
                     return
@@ -137,7 +142,7 @@ class NearCache:
     def expire_all(self) -> int:
         """Any row may have changed unnoticed: none is fresh any longer, but old copies stay. Returns how many."""
         for entry in self.entries.values():
-            entry.fresh_until_s = entry.expires_s = -inf
+            entry.fit_until_s = entry.fresh_until_s = entry.expires_s = -inf
         return len(self.entries)
 
     def _remove(self, entry: Entry) -> None:
@@ -152,7 +157,7 @@ class NearCache:
         entry.key = b""
         entry.row = None
         entry.alive = False
-        entry.fresh_until_s = entry.expires_s = -inf
+        entry.fit_until_s = entry.fresh_until_s = entry.expires_s = -inf
 
     def _evict(self) -> None:
         """Move the hand until one entry is gone."""

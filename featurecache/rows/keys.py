@@ -19,6 +19,7 @@ MAX_ID_BYTES = 256
 """Of one part of an id, before escaping."""
 
 _PLAIN = re.compile(rb"[A-Za-z0-9_.\-]+").fullmatch
+_MARKS = b"_.-"
 _ODD = re.compile(rb"[^A-Za-z0-9_.\-]")
 
 KEY_KINDS = ("string", "int64", "int32")
@@ -30,11 +31,17 @@ def key_frame(project: str, entity: str, view: str) -> tuple[bytes, bytes]:
     return f"hr:{project}:{{{entity}:".encode(), f"}}:{view}".encode()
 
 
+def is_plain(part: bytes) -> bool:
+    """Whether it stands in a key as it is; no for a few that do, of marks alone."""
+    return part.translate(None, _MARKS).isalnum() and len(part) <= MAX_ID_BYTES
+
+
 def are_plain(parts: Sequence[bytes]) -> bool:
-    """Whether all of them stand in keys as they are: looked at together, not one by one."""
+    """The same of all of them, looked at together, not one by one."""
     if len(parts) == 1:
-        return bool(_PLAIN(parts[0])) and len(parts[0]) <= MAX_ID_BYTES
-    return all(parts) and bool(_PLAIN(b"".join(parts))) and max(map(len, parts)) <= MAX_ID_BYTES
+        return is_plain(parts[0])
+    letters = b"".join(parts).translate(None, _MARKS)
+    return letters.isalnum() and all(parts) and max(map(len, parts)) <= MAX_ID_BYTES
 
 
 def escape(part: bytes) -> bytes:

@@ -65,11 +65,13 @@ class Remembered(msgspec.Struct, gc=False):
 
         They are copied out, since inside of the message the numbers would lie unaligned.
         """
-        if len(self.layouts) == 1 and self.layouts[0].is_plain:
-            layout = self.layouts[0]
-            data = message[len(message) - self.tail :]
-            return (np.ndarray(layout.shape, layout.dtype, data),)
         offset = len(message) - self.tail
+        if len(self.layouts) == 1:
+            layout = self.layouts[0]
+            data = message[offset:]
+            if layout.is_plain:
+                return (np.ndarray(layout.shape, layout.dtype, data),)
+            return (read_tensor(layout, data, 0, self.tail),)
         placed: list[Tensor] = [_NO_TENSOR] * len(self.layouts)
         for layout, length, gap in zip(self.layouts, self.lengths, self.gaps, strict=True):
             start = offset + len(gap)

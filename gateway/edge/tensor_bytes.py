@@ -69,27 +69,41 @@ def _read_elements(layout: InputLayout, buffer: Buffer, offset: int, size: int) 
     if layout.nbytes > size:
         # Before the loop: a shape alone must not make us allocate.
         raise _wrong_elements(layout, size, f"which takes at least {layout.nbytes}")
+    data = buffer if type(buffer) is bytes else bytes(buffer[:end])
     elements: list[bytes] = []
+    at = offset
+    try:
+        for _ in range(layout.count):
+            start = at + BYTES_LENGTH_SIZE
+            at = start + _read_length(data, at)[0]
+            elements.append(data[start:at])
+    except struct.error:
+        at = -1
+    # A length that lies leads beyond the end, or not up to it; only then is it looked for.
+    if at != end:
+        raise _first_wrong_element(layout, data, offset, size)
+    return element_tensor(layout, elements)
+
+
+def _first_wrong_element(layout: InputLayout, buffer: Buffer, offset: int, size: int) -> Exception:
+    """Why these bytes are not ``layout.count`` elements."""
+    end = offset + size
+    count = 0
     while offset < end:
         start = offset + BYTES_LENGTH_SIZE
         if start > end:
-            raise _wrong_elements(layout, size, f"and element {len(elements)} has no length")
+            return _wrong_elements(layout, size, f"and element {count} has no length")
         (length,) = _read_length(buffer, offset)
         offset = start + length
         if offset > end:
-            raise _wrong_elements(
-                layout,
-                size,
-                f"and element {len(elements)} claims {length} of the {end - start} bytes left",
+            left = end - start
+            return _wrong_elements(
+                layout, size, f"and element {count} claims {length} of the {left} bytes left"
             )
-        elements.append(bytes(buffer[start:offset]))
-        if len(elements) > layout.count:
-            raise _wrong_elements(layout, size, f"which hold more than {layout.count} elements")
-    if len(elements) != layout.count:
-        raise _wrong_elements(
-            layout, size, f"which hold {len(elements)} elements, not {layout.count}"
-        )
-    return element_tensor(layout, elements)
+        count += 1
+        if count > layout.count:
+            return _wrong_elements(layout, size, f"which hold more than {layout.count} elements")
+    return _wrong_elements(layout, size, f"which hold {count} elements, not {layout.count}")
 
 
 def _wrong_elements(layout: InputLayout, size: int, problem: str) -> Exception:

@@ -15,6 +15,7 @@ import msgspec
 
 from backends.signature import Signature, Tensor
 from featurecache.errors import RowError, UnfillableError
+from featurecache.joining.glance import Glance
 from featurecache.joining.report import report
 from featurecache.joining.resolve import Completed, ServicePlan, Wanted
 from featurecache.lookups.lookup import RowLookup
@@ -115,13 +116,14 @@ class Enrich:
         if enrichment is None:
             return await self._next(routed)
         request, plan = routed.request, enrichment.plan
-        try:
-            context = request.context
-            if plan.headers:
-                context = _with_texts(context, len(plan.parameters))
-            wanted = plan.wanted(request.inputs, context)
-        except RowError as error:
-            raise invalid(str(error)) from None
+        glance = plan.glance
+        keys = glance.keys(request.inputs) if glance is not None else None
+        if glance is None or keys is None:
+            wanted = self._wanted(plan, request)
+        elif self._is_known_good(request, glance, keys):
+            return await self._next(routed)
+        else:
+            wanted = Wanted(glance.views(keys), 1, {}, {}, glance)
         deadline_s = min(request.deadline_s, self._clock() + enrichment.budget_s)
         found = self._lookup.ask(wanted.views, deadline_s)
         if found.settled:
@@ -145,6 +147,30 @@ class Enrich:
             }
         return prediction
 
+    def _is_known_good(
+        self, request: PredictRequest, glance: Glance, keys: Sequence[bytes]
+    ) -> bool:
+        """Give the request what it carries, if there are copies that were judged before."""
+        if request.wants_feature_status:
+            return False
+        rows = self._lookup.known_good(keys, glance.fits)
+        if rows is None:
+            return False
+        request.inputs = glance.carried(request.inputs, rows)
+        counts = self._meters.rows
+        for present in glance.present:
+            counts[present] += 1
+        return True
+
+    def _wanted(self, plan: ServicePlan, request: PredictRequest) -> Wanted:
+        try:
+            context = request.context
+            if plan.headers:
+                context = _with_texts(context, len(plan.parameters))
+            return plan.wanted(request.inputs, context)
+        except RowError as error:
+            raise invalid(str(error)) from None
+
     def _complete(
         self, request: PredictRequest, enrichment: ServiceEnrichment, wanted: Wanted, found: Lookup
     ) -> tuple[Completed, int]:
@@ -156,6 +182,8 @@ class Enrich:
         except UnfillableError as error:
             raise self._refusal(plan, f"{error}", error.status is Status.DEFAULTED) from None
         self._count(plan, completed)
+        if wanted.glance is not None:
+            wanted.glance.note(self._lookup, wanted.views, completed.views, now_us)
         if completed.defaulted_values:
             self._judge(enrichment, completed)
         request.inputs = plan.carried(request.inputs, wanted, completed)

@@ -31,6 +31,7 @@ PURE = (
     "featurecache/rows/keys.py",
     "featurecache/rows/schema.py",
     "featurecache/joining/assembly.py",
+    "featurecache/joining/glance.py",
     "featurecache/joining/planning.py",
     "featurecache/joining/report.py",
     "featurecache/joining/resolve.py",

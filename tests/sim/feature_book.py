@@ -21,20 +21,18 @@ from featurecache.lookups.lookup_waiting import (
     Lookup,
     ViewKeys,
 )
-from featurecache.lookups.near_cache import JITTER
 from featurecache.sources.ports import FetchDone
 from featurecache.status import Status
 from gateway.feature_serving import FeatureServing
+from tests.sim.feature_copies import TINY_S, CopyBook
 from tests.sim.feature_judge import Verdict, judge
-from tests.sim.feature_looking import Copy, Looking, bytes_of
+from tests.sim.feature_looking import Looking, bytes_of
 from tests.sim.feature_plans import StorePlan
 from tests.sim.feature_rows import EMPTY, key_of
 from tests.sim.feature_store import Connection, Store, now_us_at
 from tests.sim.records import CallRecord, History
 from tests.sim.virtual_loop import VirtualLoop
 
-TINY_S = 1e-6
-NEGATIVE_TTL_S = Caching(1.0).negative_ttl_s
 RECOVERY_S = 30.0
 """A store that is well must be asked again after this, whatever it did before."""
 
@@ -65,11 +63,11 @@ class FeatureBook:
         self._history = history
         self._ask = features.lookup.ask
         features.lookup.ask = self._asked  # type: ignore[method-assign]
+        self._known_good = features.lookup.known_good
+        features.lookup.known_good = self._looked_at  # type: ignore[method-assign]
         connection.on_fetch, connection.on_told = self._sent, self._told
         self._seq = 0
-        self._copies: dict[bytes, list[Copy]] = {}
-        self._invalidated: dict[bytes, int] = {}
-        self._forgotten = 0
+        self._copies = CopyBook()
         self._failed: dict[bytes, int] = {}
         self._in_flight: set[bytes] = set()
         self._reads, self._ended_turn = 0, -1
@@ -99,31 +97,59 @@ class FeatureBook:
         asked_s = self._loop.now_s
         asked_seq = self._next_seq()
         found = self._ask(wanted, deadline_s)
-        if record is None or record.service is None:
-            self._wrong("somebody asked for rows without need")
-            return found
         keys = [key for view in wanted for key in view.keys]
-        ttls = [view.caching.cache_ttl_s for view in wanted for _ in view.keys]
-        record.looking = looking = Looking(record, keys, ttls)
-        looking.found = found
-        looking.asked_s, looking.asked_turn, looking.asked_seq = (
-            asked_s,
-            self._loop.turn,
-            asked_seq,
-        )
+        looking = self._looking(record, keys, found, asked_s, asked_seq)
+        if looking is None:
+            return found
         looking.deadline_s = deadline_s
         looking.was_open, looking.opened = was_open, breaker.opened
-        looking.at_once = found.settled
-        looking.forgotten = self._forgotten
-        looking.invalidated = {
-            key: self._invalidated[key] for key in keys if key in self._invalidated
-        }
         self._check_question(looking)
         if found.settled:
             self.settles(looking)
         else:
             self._begins_to_wait(looking)
         return found
+
+    def _looked_at(self, keys: Sequence[bytes], fits: Sequence[int]) -> list[bytes] | None:
+        """Rows that are taken at a glance, without asking; judged by the time that it is now."""
+        rows = self._known_good(keys, fits)
+        if rows is None:
+            return None  # then it asks
+        record, self.expects = self.expects, None
+        found = Lookup([*rows], settled=True)
+        now_s = self._loop.now_s
+        self.calendar_us()
+        looking = self._looking(record, list(keys), found, now_s, self._next_seq())
+        if looking is not None:
+            service = looking.record.service
+            assert service is not None
+            looking.deadline_s = min(looking.record.deadline_s, now_s + service.budget_ms * 1e-3)
+            self._check_question(looking)
+            self.settles(looking)
+        return rows
+
+    def _looking(
+        self,
+        record: CallRecord | None,
+        keys: list[bytes],
+        found: Lookup,
+        asked_s: float,
+        asked_seq: int,
+    ) -> Looking | None:
+        """What a call looks up, begun; None where nobody should have."""
+        if record is None or record.service is None:
+            self._wrong("somebody asked for rows without need")
+            return None
+        entities = sum(entity != EMPTY for entity in record.entities)
+        views = [self.plan.view(name) for name in record.service.views]
+        ttls = [view.cache_ttl_s for view in views for _ in range(entities)]
+        record.looking = looking = Looking(record, keys, ttls)
+        looking.found = found
+        looking.asked_s, looking.asked_seq = asked_s, asked_seq
+        looking.asked_turn = self._loop.turn
+        looking.at_once = found.settled
+        self._copies.begins(looking)
+        return looking
 
     def _check_question(self, looking: Looking) -> None:
         record, service = looking.record, looking.record.service
@@ -218,30 +244,12 @@ class FeatureBook:
                 return "took a substitute although the store was well"
             if row == UNREACHABLE:
                 return ""
-            floor = self._invalidated.get(key, 0)
-            if any(one.mark == row and one.done_seq > floor for one in self._copies.get(key, ())):
+            if self._copies.may_stand_in(key, row):
                 return ""
             return "took an old copy that had been invalidated, or never was"
-        if any(
-            one.mark == row and self._is_young(looking, slot, one)
-            for one in self._copies.get(key, ())
-        ):
+        if self._copies.may_be_used(looking, slot, row):
             return ""
         return f"has a row that is too old, invalidated, or never was: {self._what(row)}"
-
-    def _is_young(self, looking: Looking, slot: int, copy: Copy) -> bool:
-        """Whether the row came while the call waited, or was a copy that may be used."""
-        if copy.done_seq > looking.asked_seq:
-            return True
-        ttl_s = looking.ttls_s[slot]
-        if copy.mark is None or copy.mark == CORRUPT:
-            ttl_s = min(ttl_s, 1.0) and NEGATIVE_TTL_S
-        floor = looking.invalidated.get(looking.keys[slot], 0)
-        return (
-            looking.asked_s < copy.done_s + ttl_s * (1.0 + JITTER) + TINY_S
-            and copy.done_seq > floor
-            and copy.sent_seq > looking.forgotten
-        )
 
     def _may_substitute(self, looking: Looking, key: bytes) -> bool:
         breaker = self._lookup._breaker
@@ -267,9 +275,8 @@ class FeatureBook:
             self._wrong(f"{sorted(twice)[:3]} are read twice at a time")
         self._in_flight.update(keys)
         self._reads += 1
-        if (
-            self._reads > self.plan.max_reads_in_flight + 1
-        ):  # the one more tries a store that failed
+        # The one more tries a store that failed.
+        if self._reads > self.plan.max_reads_in_flight + 1:
             self._wrong(f"{self._reads} reads are in flight")
         for key in keys:
             for looking in self._by_key.get(key, ()):
@@ -299,10 +306,7 @@ class FeatureBook:
             if not self._store.had(key, row, sent_s, now_s):
                 self._wrong(f"{key.decode()} was read as {self._what(row)}, and never was that")
             mark = row if row is None or self._is_sound(row) else CORRUPT
-            copies = self._copies.setdefault(key, [])
-            copies.append(Copy(mark, sent_seq, seq, now_s))
-            if len(copies) > 1 and copies[-2].mark == mark:
-                del copies[-2]  # the newer one allows all that the older one does
+            self._copies.came(key, mark, sent_seq, seq, now_s)
 
     def _is_sound(self, row: bytes) -> bool:
         """Everything that is written is known, but what was damaged."""
@@ -339,12 +343,7 @@ class FeatureBook:
         )
 
     def _told(self, keys: Sequence[bytes] | None) -> None:
-        seq = self._next_seq()
-        if keys is None:
-            self._forgotten = seq
-        else:
-            for key in keys:
-                self._invalidated[key] = seq
+        self._copies.told(keys, self._next_seq())
 
     # -- moments ----------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from featurecache.joining import resolve
+from featurecache.joining.glance import Glance
 from featurecache.joining.resolve import Completed
 from featurecache.joining.view_use import Usable, ViewUse
 from featurecache.lookups import lookup_reads
@@ -86,11 +87,10 @@ def damaged_rows_are_handed_on(patch: pytest.MonkeyPatch) -> None:
 def every_caller_reads_for_itself(patch: pytest.MonkeyPatch) -> None:
     join = SharedReads.join
 
-    def alone(self: SharedReads, lookup: Lookup, slots: Any, keys: Any, cachings: Any) -> None:
-        for key, caching in zip(keys, cachings, strict=True):
-            if key in self.pending:
-                self._unsent[caching.cache_ttl_s > self.uncached_ttl_s].append(key)
-        join(self, lookup, slots, keys, cachings)
+    def alone(self: SharedReads, lookup: Lookup, slots: Any, keys: Any, caching: Any) -> None:
+        kept = caching.cache_ttl_s > self.uncached_ttl_s
+        self._unsent[kept].extend([key for key in keys if key in self.pending])
+        join(self, lookup, slots, keys, caching)
 
     patch.setattr(SharedReads, "join", alone)
 
@@ -147,6 +147,32 @@ def copies_live_too_long(patch: pytest.MonkeyPatch) -> None:
         put(self, key, row, 2.0 * ttl_s, now_s)
 
     patch.setattr(NearCache, "put", longer)
+
+
+@bug("too old, invalidated, or never was", "gives its model wrong")
+def what_was_good_once_is_good_for_ever(patch: pytest.MonkeyPatch) -> None:
+    note = RowLookup.note_good
+
+    def for_ever(self: RowLookup, key: bytes, row: bytes, fit: int, good_for_s: float) -> None:
+        note(self, key, row, fit, good_for_s)
+        entry = self._cache.entries.get(key)
+        if entry is not None and entry.fit == fit:
+            entry.fit_until_s = inf
+
+    patch.setattr(RowLookup, "note_good", for_ever)
+
+
+@bug("gives its model wrong", "was told", "although it may not be completed", "must be refused")
+def any_row_that_came_is_called_good(patch: pytest.MonkeyPatch) -> None:
+    def credulous(
+        self: Glance, lookup: RowLookup, wanted: Sequence[Any], views: Sequence[Usable], now_us: int
+    ) -> None:
+        for fit, view in zip(self.fits, wanted, strict=True):
+            entry = lookup._cache.entries.get(view.keys[0])
+            if entry is not None and entry.row is not None:
+                lookup.note_good(entry.key, entry.row, fit, inf)
+
+    patch.setattr(Glance, "note", credulous)
 
 
 @bug("bytes of copies")
