@@ -16,6 +16,10 @@ class DefinitionError(FeatureError):
     """Definitions that cannot be used, or clash with each other or with what was applied before."""
 
 
+class UnknownViewError(DefinitionError):
+    """A view that the manifest does not have."""
+
+
 class RowError(FeatureError):
     """Values that cannot become a row: a missing column, another type, a key that is too long."""
 

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import msgspec
 
-from featurecache.errors import DefinitionError, RowError, SourceError
+from featurecache.errors import DefinitionError, RowError, SourceError, UnknownViewError
 from featurecache.sources.ports import RowSource
 from foundation.store import Store
 from gateway.errors import ErrorCode, HeadraceError, invalid
@@ -138,6 +138,8 @@ class FeaturePushes:
             return await asyncio.wait_for(asyncio.wrap_future(work), self._timeout_s)
         except TimeoutError:
             raise _not_now(self._why_late(work)) from None
+        except UnknownViewError as error:
+            raise HeadraceError(ErrorCode.NOT_FOUND, str(error)) from None
         except (RowError, DefinitionError) as error:
             raise invalid(str(error)) from None
         except SourceError as error:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from featurecache.errors import DefinitionError, RowError
+from featurecache.errors import RowError, UnknownViewError
 from featurecache.manifests.manifest import Manifest, ViewSpec
 from featurecache.rows.codec import RowCodec
 from featurecache.rows.json_rows import JsonRows, RowBatch
@@ -70,7 +70,7 @@ class PushedRowsWriter:
         self._let_go: Callable[[], None] = _nothing
 
     def write(self, read: ReadRows, max_rows: int) -> Written:
-        """Everything at once. Raises ``RowError``, ``DefinitionError``, ``SourceError`` and ``HeadraceError``."""
+        """Everything at once. Raises ``RowError``, ``UnknownViewError``, ``SourceError`` and ``HeadraceError``."""
         name, rows = read(max_rows)
         view = self._view(name)
         now_us = self._now_us()
@@ -109,7 +109,7 @@ class PushedRowsWriter:
         if found is None:
             spec = next((one for one in manifest.views if one.name == name), None)
             if spec is None:
-                raise DefinitionError(
+                raise UnknownViewError(
                     f"no feature view '{name[:80]}' is defined here; define it and run `headrace features apply`"
                 )
             found = self._views[name] = ViewRows(manifest, spec)
