@@ -96,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m loadtests.feature_lookups",
         description="Measures what looking features up costs, beside values that are sent and beside Feast. "
-        "Takes about twenty minutes, ten without Feast.",
+        "Takes about twenty-five minutes, fifteen without Feast.",
         epilog=_EPILOG.format(rows="\n".join(f"  {name}" for name in NAMES)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,5 +1,6 @@
-"""Decides how one round of one front is measured: each variant as fast as it goes, then at half of what lookups reach.
+"""Decides how one round of one front is measured: each variant as fast as it goes, then twice at about half of that.
 
+First at half of the rate that lookups without copies reach, then at the rate at which these keep the core half busy.
 All variants are asked of one running gateway in turn, a few seconds apart, and at the same rate and instants. It must
 never keep a figure of a load in which any request failed, was answered wrongly or not at all.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -18,11 +19,14 @@ from loadtests.failures import RowError
 from loadtests.feature_lookups_client import Load
 from loadtests.feature_lookups_data import Variant
 from loadtests.feature_lookups_stage import Stage, said_by
-from loadtests.feature_lookups_verdict import LOADS, Sample
+from loadtests.feature_lookups_verdict import LOADS, LoadName, Sample
 from loadtests.rows import turned
 from loadtests.servers import Protocol
 
 SHARE = 0.5
+"""Of the highest rate; and of the core's time."""
+LEAST_SHARE = 0.1
+"""Of the half rate: a load with the core half busy is never slower, however dear its requests seemed."""
 WARM_UP_S = 0.5
 LOOKED_UP = "headrace_feature_lookup_rows_total"
 _CLIENT_GRACE_S = 60.0
@@ -39,7 +43,10 @@ SATURATED: dict[int, list[Variant]] = {
     1: ["direct", "hit", "mixed", "miss"],
     100: ["direct", "miss"],
 }
-AT_HALF: dict[int, list[Variant]] = {1: ["direct", "hit", "miss"], 100: ["direct", "miss"]}
+AT_HALVES: dict[int, list[Variant]] = {1: ["direct", "hit", "miss"], 100: ["direct", "miss"]}
+
+Take = Callable[[Variant, LoadName, float], Sample]
+"""Measures one variant at a named load and its rate, in requests a second; 0: as many as it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,45 +105,70 @@ def measure(
     bench: Bench, protocol: Protocol, rows: int, round_number: int, seconds: float
 ) -> Iterator[Sample]:
     """The samples of one round, as they come; raises ``RowError`` when anything went wrong."""
-    row = f"{protocol}-{rows}"
-    reached: dict[Variant, float] = {}
+    front = _Front(bench, protocol, rows, round_number, seconds)
+    return in_turn(front.sample, rows, round_number)
+
+
+def in_turn(take: Take, rows: int, round_number: int) -> Iterator[Sample]:
+    """One round's samples at each load; the rates of the later loads come from what the earlier ones showed."""
+    rate, core_busy = 0.0, 0.0
     for variant in turned(SATURATED[rows], round_number):
-        sample = _sample(bench, row, protocol, variant, rows, round_number, seconds, 0.0)
-        reached[variant] = sample.per_second
-        yield sample
-    rate = SHARE * reached["miss"]
-    for variant in turned(AT_HALF[rows], round_number):
-        yield _sample(bench, row, protocol, variant, rows, round_number, seconds, rate)
+        one = take(variant, "full", 0.0)
+        if variant == "miss":
+            rate = SHARE * one.per_second
+        yield one
+    for variant in turned(AT_HALVES[rows], round_number):
+        one = take(variant, "half_rate", rate)
+        if variant == "miss":
+            core_busy = one.core_busy
+        yield one
+    rate = half_busy_rate(rate, core_busy)
+    for variant in turned(AT_HALVES[rows], round_number):
+        yield take(variant, "half_busy", rate)
 
 
-def _sample(
-    bench: Bench,
-    row: str,
-    protocol: Protocol,
-    variant: Variant,
-    rows: int,
-    round_number: int,
-    seconds: float,
-    rate: float,
-) -> Sample:
-    before, meter = looked_up(bench.stage), Meter(bench)
-    load = run(bench, protocol, variant, rows, seconds, seed_of(row, round_number), rate)
-    gateway_s, store_s, foreign = meter.read()
-    return Sample(
-        row=row,
-        round=round_number,
-        variant=variant,
-        rate=rate,
-        per_second=load.per_second,
-        p50_ms=load.p50_ms,
-        p99_ms=load.p99_ms,
-        gateway_us=gateway_s / load.served * 1e6,
-        store_us=store_s / load.served * 1e6,
-        hit_share=hit_share(before, looked_up(bench.stage)),
-        client_busy=load.busy_share,
-        client_lag_p99_ms=load.lag_p99_ms,
-        foreign_core=foreign,
-    )
+def half_busy_rate(rate: float, core_busy: float) -> float:
+    """Requests a second that should keep the core half busy, when ``rate`` of them took ``core_busy`` of it.
+
+    Never more than ``rate``, never less than a tenth of it.
+    """
+    if core_busy <= SHARE:
+        return rate
+    return rate * max(LEAST_SHARE, SHARE / core_busy)
+
+
+@dataclass(frozen=True, slots=True)
+class _Front:
+    """What all loads of one row in one round have in common."""
+
+    bench: Bench
+    protocol: Protocol
+    rows: int
+    round_number: int
+    seconds: float
+
+    def sample(self, variant: Variant, load: LoadName, rate: float) -> Sample:
+        bench, row = self.bench, f"{self.protocol}-{self.rows}"
+        before, meter = looked_up(bench.stage), Meter(bench)
+        seed = seed_of(row, self.round_number)
+        seen = run(bench, self.protocol, variant, self.rows, self.seconds, seed, rate)
+        gateway_s, store_s, foreign = meter.read()
+        return Sample(
+            row=row,
+            round=self.round_number,
+            variant=variant,
+            load=load,
+            rate=rate,
+            per_second=seen.per_second,
+            p50_ms=seen.p50_ms,
+            p99_ms=seen.p99_ms,
+            gateway_us=gateway_s / seen.served * 1e6,
+            store_us=store_s / seen.served * 1e6,
+            hit_share=hit_share(before, looked_up(bench.stage)),
+            client_busy=seen.busy_share,
+            client_lag_p99_ms=seen.lag_p99_ms,
+            foreign_core=foreign,
+        )
 
 
 def run(

@@ -21,6 +21,7 @@ from loadtests.feature_lookups_data import VARIANTS, Requests, Variant
 from loadtests.feature_lookups_inside import definitions, encoded
 from loadtests.feature_lookups_load import hit_share, seed_of
 from loadtests.feature_lookups_wire import WRONG, FrameConnection, frame
+from loadtests.replies import Reply
 from protos.inference import ModelInferRequest, ModelInferResponse
 
 # -- what is asked --------------------------------------------------------------------------------
@@ -162,6 +163,10 @@ class GrpcAnswerer:
                 said += frame(1, 5, stream, b"")
             for at in range(0, len(said), 11):
                 line.sendall(said[at : at + 11])
+            # Closed with acknowledgements unread, the line would be reset, and answers on their way with it.
+            line.shutdown(socket.SHUT_WR)
+            while line.recv(65536):
+                pass
 
 
 @pytest.mark.parametrize(
@@ -181,7 +186,7 @@ def test_frames_carry_calls_and_their_answers(right: bool | None, outcome: str) 
             assert connection.has_room
             connection.send(token)
         assert not connection.has_room
-        replies = []
+        replies: list[Reply] = []
         connection._socket.setblocking(True)
         connection._socket.settimeout(10)
         while len(replies) < len(calls):
