@@ -206,7 +206,7 @@ class ViewLoader:
         self._last_write_us = max(_now_us(), self._last_write_us + 1)
         writer.write_columns(
             codec,
-            chunk.keys,
+            chunk.key_column,
             chunk.columns,
             chunk.nulls,
             chunk.event_us,

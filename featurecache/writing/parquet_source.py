@@ -6,7 +6,6 @@ must never hold a whole file or row group in memory, nor write anything.
 
 from __future__ import annotations
 
-import string
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from featurecache.manifests.manifest import Manifest, ViewSpec
 from featurecache.offline.arrow_columns import Mask, Read
 from featurecache.offline.parquet_files import SourceFile, Wanted, checked_files, source_files
 from featurecache.rows.keys import MAX_ID_BYTES, ids_of, key_frame
+from featurecache.writing.key_column import KeyColumn, plain_ids
 from featurecache.writing.writing import EARLIEST_US, FUTURE_LIMIT_S
 
 CHUNK_BYTES = 16 * 1024 * 1024
@@ -31,10 +31,9 @@ CHUNK_BYTES = 16 * 1024 * 1024
 MAX_CHUNK_VALUE_BYTES = 32 * 1024 * 1024
 """Of values, as Arrow holds them, that are turned into rows at once."""
 MIN_CHUNK_ROWS = 256
-"""Also what is read at once where strings are: nothing tells their sizes before they are read."""
+"""Also what is read at once of strings and lists: nothing tells their sizes before they are read."""
 MAX_CHUNK_ROWS = 8_192
 READ_BUFFER_BYTES = 1024 * 1024
-PLAIN_ID_BYTES = (string.ascii_letters + string.digits + "_.-").encode()
 
 
 class BadRow(msgspec.Struct, frozen=True):
@@ -55,7 +54,8 @@ class Chunk(msgspec.Struct):
 
     rows: int
     """That were read, bad ones included."""
-    keys: list[bytes]
+    key_column: KeyColumn | list[bytes]
+    """A list when some need escaping; empty when they were not asked for."""
     columns: dict[str, Values]
     nulls: dict[str, Mask]
     event_us: npt.NDArray[np.int64]
@@ -64,6 +64,12 @@ class Chunk(msgspec.Struct):
     """The first of them for each reason."""
     bad_places: npt.NDArray[np.int64]
     """All of them, counted from the chunk's first row."""
+
+    @property
+    def keys(self) -> list[bytes]:
+        """One object each."""
+        found = self.key_column
+        return found.listed() if isinstance(found, KeyColumn) else found
 
 
 class ParquetView:
@@ -79,12 +85,11 @@ class ParquetView:
         self.view = view
         self._time = view.source.event_time
         self._key_types = {name: parse_type(text) for name, text in entity.keys.items()}
-        self._is_one_text = [one.kind for one in self._key_types.values()] == ["string"]
         self._prefix, self._suffix = key_frame(manifest.project, entity.name, view.name)
         fit = CHUNK_BYTES // view.schema.row_bytes
+        # In whole pieces of strings, so that numbers beside them need no cutting.
+        fit -= fit % MIN_CHUNK_ROWS
         self._chunk_rows = max(MIN_CHUNK_ROWS, min(MAX_CHUNK_ROWS, fit))
-        self._strings = {name for name, type_ in self._key_types.items() if type_.is_string}
-        self._strings |= {one.name for one in view.columns if one.parsed.is_string}
         types = self._key_types | {one.name: one.parsed for one in view.columns}
         paths = source_files(data, view.source.path)
         checked = checked_files(f"view '{view.name}'", paths, data, Wanted(types, self._time))
@@ -121,28 +126,34 @@ class ParquetView:
         names = [*self._key_types, self._time, *wanted]
         start = 0
         try:
-            with pq.ParquetFile(
-                file.path, pre_buffer=False, buffer_size=READ_BUFFER_BYTES
-            ) as opened:
-                for batch in self._batches(opened, group, names):
-                    chunk, good = self._chunk(file, group, start, batch, wanted, now_us)
-                    if with_keys:
-                        chunk.keys = self._keys(good)
-                    yield chunk
-                    start += batch.num_rows
+            for batch in self._batches(file, group, names):
+                chunk = self._chunk(file, group, start, batch, wanted, now_us, with_keys=with_keys)
+                yield chunk
+                start += batch.num_rows
         except (pa.ArrowException, OSError) as error:
             raise RowError(
                 f"{file.name}, row group {group}, after row {start}: cannot be read ({error})"
             ) from None
 
-    def _batches(self, opened: Any, group: int, names: list[str]) -> Iterator[Any]:
+    def _batches(self, file: SourceFile, group: int, names: Sequence[str]) -> Iterator[Any]:
         """Of at most ``_chunk_rows`` rows and, beyond ``MIN_CHUNK_ROWS``, ``MAX_CHUNK_VALUE_BYTES``."""
-        if not self._strings.intersection(names):
-            yield from opened.iter_batches(self._chunk_rows, [group], names)
-            return
+        texts = [name for name in names if _may_be_long(file.arrow[name])]
+        others = [name for name in names if name not in texts]
+        with pa.OSFile(str(file.path)) as source, _opened(source) as opened:
+            numbers = _pieces(opened, group, others, self._chunk_rows)
+            if not texts:
+                yield from numbers
+                return
+            # What is of a known size is read in large pieces, beside strings and lists in small ones.
+            with _opened(source, opened.metadata) as beside:
+                rest = _Rows(numbers)
+                for batch in self._text_batches(beside, group, texts):
+                    yield _side_by_side(batch, rest.take(batch.num_rows))
+
+    def _text_batches(self, opened: Any, group: int, names: list[str]) -> Iterator[Any]:
         waiting: list[Any] = []
         rows = held_bytes = 0
-        for batch in opened.iter_batches(MIN_CHUNK_ROWS, [group], names):
+        for batch in _pieces(opened, group, names, MIN_CHUNK_ROWS):
             batch_bytes = _value_bytes(batch)
             is_full = rows + batch.num_rows > self._chunk_rows
             if waiting and (is_full or held_bytes + batch_bytes > MAX_CHUNK_VALUE_BYTES):
@@ -161,11 +172,18 @@ class ParquetView:
         batch: Any,
         wanted: Sequence[str],
         now_us: int,
-    ) -> tuple[Chunk, dict[str, Read]]:
-        """The good rows without their keys, and the columns of those rows."""
-        found = {name: file.readers[name].read(batch.column(name)) for name in file.readers
-                 if name in batch.schema.names}  # fmt: skip
-        flaws = [*self._key_flaws(found), *self._time_flaws(found[self._time], now_us)]
+        *,
+        with_keys: bool,
+    ) -> Chunk:
+        """The good rows."""
+        readers, names = file.readers, batch.schema.names
+        parts = [batch.column(name) for name in self._key_types]
+        ids = plain_ids(parts, [readers[name] for name in self._key_types])
+        read = [self._time, *wanted] if ids is not None else names
+        found = {name: readers[name].read(batch.column(name)) for name in read}
+        flaws = list(self._time_flaws(found[self._time], now_us))
+        if ids is None:
+            flaws = [*self._key_flaws(found), *flaws]
         flaws += [
             (found[name].bad, f"'{name}' is {found[name].reason}")
             for name in wanted
@@ -182,9 +200,10 @@ class ParquetView:
         bad_rows = rows - int(good.sum())
         if bad_rows:
             found = {name: _only(one, good) for name, one in found.items()}
-        chunk = Chunk(
+            ids = ids.filter(pa.array(good)) if ids is not None else None
+        return Chunk(
             rows=rows,
-            keys=[],
+            key_column=self._keys(ids, found) if with_keys else [],
             columns={name: found[name].values for name in wanted},
             nulls={name: nulls for name in wanted if (nulls := found[name].nulls) is not None},
             event_us=found[self._time].values,
@@ -192,15 +211,13 @@ class ParquetView:
             bad=told,
             bad_places=np.flatnonzero(~good),
         )
-        return chunk, found
 
-    def _keys(self, found: dict[str, Read]) -> list[bytes]:
-        parts: list[Any] = [found[name].values.tolist() for name in self._key_types]
+    def _keys(self, ids: Any, found: dict[str, Read]) -> KeyColumn | list[bytes]:
         prefix, suffix = self._prefix, self._suffix
-        # Nearly all ids need no escaping, which one look at all of them together tells.
-        is_plain = self._is_one_text and not b"".join(parts[0]).translate(None, PLAIN_ID_BYTES)
-        ids: list[bytes] = parts[0] if is_plain else ids_of(parts)
-        return [prefix + one + suffix for one in ids]
+        if ids is not None:
+            return KeyColumn(prefix, suffix, ids)
+        parts: list[Any] = [found[name].values.tolist() for name in self._key_types]
+        return [prefix + one + suffix for one in ids_of(parts)]
 
     def _key_flaws(self, found: dict[str, Read]) -> Iterator[tuple[Mask | None, str]]:
         for name, type_ in self._key_types.items():
@@ -222,6 +239,52 @@ class ParquetView:
             time.values > limit_us,
             f"event time '{name}' is in the future (by more than {FUTURE_LIMIT_S:g} s)",
         )
+
+
+class _Rows:
+    """Batches, to be taken in any number of rows at once."""
+
+    def __init__(self, batches: Iterator[Any]) -> None:
+        self._batches = batches
+        self._rest: Any = None
+
+    def take(self, rows: int) -> Any:
+        """The next ones, which must be there."""
+        taken: list[Any] = []
+        while rows:
+            rest = self._rest if self._rest is not None else next(self._batches, None)
+            if rest is None:
+                raise pa.ArrowInvalid(f"{rows} rows fewer in some columns than in others")
+            taken.append(rest.slice(0, rows))
+            self._rest = rest.slice(rows) if rest.num_rows > rows else None
+            rows -= taken[-1].num_rows
+        return _joined(taken)
+
+
+def _opened(source: Any, metadata: Any = None) -> Any:
+    return pq.ParquetFile(
+        source, metadata=metadata, pre_buffer=False, buffer_size=READ_BUFFER_BYTES
+    )
+
+
+def _pieces(opened: Any, group: int, names: Sequence[str], rows: int) -> Iterator[Any]:
+    # Threads of Arrow's own cost more than they bring to pieces of this size.
+    yield from opened.iter_batches(rows, [group], names, use_threads=False)
+
+
+def _side_by_side(one: Any, other: Any) -> Any:
+    return pa.RecordBatch.from_arrays(
+        [*one.columns, *other.columns], [*one.schema.names, *other.schema.names]
+    )
+
+
+def _may_be_long(arrow: Any) -> bool:
+    """Whether values have any size, so that only who reads them knows it."""
+    kinds = pa.types
+    arrow = arrow.value_type if kinds.is_dictionary(arrow) else arrow
+    if kinds.is_fixed_size_list(arrow):
+        return _may_be_long(arrow.value_type)
+    return not kinds.is_primitive(arrow)
 
 
 def _value_bytes(batch: Any) -> int:

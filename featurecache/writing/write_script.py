@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from featurecache.rows.codec import SHORTEST_ROW_BYTES
 from featurecache.rows.schema import FORMAT_VERSION
@@ -78,6 +82,8 @@ the faster format, where the server's long integers are wide enough for it."""
 
 SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest().encode()
 
+Buffer: TypeAlias = bytes | memoryview
+
 _HEAD = b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n" + SHA + b"\r\n"
 
 
@@ -86,17 +92,43 @@ def pack_call(
 ) -> bytes:
     """The script's call for ``rows`` under ``keys``, ready for the socket."""
     longest = max(map(len, rows))
-    count, latest = b"%d" % len(keys), b"%d" % latest_us
-    keep = b"" if keep_ms is None else b"%d" % keep_ms
-    parts = [_HEAD % (6 + 2 * len(keys)), b"$%d\r\n%b\r\n" % (len(count), count)]
-    parts += [b"$%d\r\n%b\r\n" % (len(key), key) for key in keys]
-    parts.append(
-        b"$%d\r\n%b\r\n$%d\r\n%b\r\n$1\r\n%d\r\n"
-        % (len(latest), latest, len(keep), keep, longest <= WHOLE_ROW_BYTES)
-    )
+    row_words: bytes
     if min(map(len, rows)) == longest:
         head = b"$%d\r\n" % longest
-        parts += [head, (b"\r\n" + head).join(rows), b"\r\n"]
+        row_words = b"%b%b\r\n" % (head, (b"\r\n" + head).join(rows))
     else:
-        parts += [b"$%d\r\n%b\r\n" % (len(row), row) for row in rows]
-    return b"".join(parts)
+        row_words = b"".join([b"$%d\r\n%b\r\n" % (len(row), row) for row in rows])
+    key_words = b"".join([b"$%d\r\n%b\r\n" % (len(key), key) for key in keys])
+    return pack_words(
+        len(keys), key_words, row_words, longest, latest_us=latest_us, keep_ms=keep_ms
+    )
+
+
+def pack_words(
+    count: int,
+    key_words: Buffer,
+    row_words: Buffer,
+    longest: int,
+    *,
+    latest_us: int,
+    keep_ms: int | None,
+) -> bytes:
+    """The same of ``count`` keys and rows that are words of the protocol already; ``longest``: bytes of a row."""
+    counted, latest = b"%d" % count, b"%d" % latest_us
+    keep = b"" if keep_ms is None else b"%d" % keep_ms
+    head = _HEAD % (6 + 2 * count) + b"$%d\r\n%b\r\n" % (len(counted), counted)
+    limits = b"$%d\r\n%b\r\n$%d\r\n%b\r\n$1\r\n%d\r\n" % (
+        len(latest), latest, len(keep), keep, longest <= WHOLE_ROW_BYTES
+    )  # fmt: skip
+    return b"".join((head, key_words, limits, row_words))
+
+
+def words_of_rows(block: npt.NDArray[np.uint8]) -> memoryview:
+    """Rows of one length, ``(rows, row_bytes)``, as words of the protocol: ``(rows, bytes of a word)``."""
+    rows, row_bytes = block.shape
+    head = b"$%d\r\n" % row_bytes
+    words = np.empty((rows, len(head) + row_bytes + 2), np.uint8)
+    words[:, : len(head)] = np.frombuffer(head, np.uint8)
+    words[:, len(head) : -2] = block
+    words[:, -2:] = np.frombuffer(b"\r\n", np.uint8)
+    return words.data

@@ -20,9 +20,16 @@ from featurecache.errors import RowError, SourceError
 from featurecache.rows.codec import RowCodec
 from featurecache.sources.cluster_slots import slot_of, slot_owners
 from featurecache.sources.dialing import Address
+from featurecache.writing.key_column import KeyColumn
 from featurecache.writing.store_client import Client, StoreClients, source_error
 from featurecache.writing.write_lane import Call, MovedAwayError, WriteLane
-from featurecache.writing.write_script import MAX_BATCH_BYTES, MAX_BATCH_ROWS, pack_call
+from featurecache.writing.write_script import (
+    MAX_BATCH_BYTES,
+    MAX_BATCH_ROWS,
+    pack_call,
+    pack_words,
+    words_of_rows,
+)
 
 FUTURE_LIMIT_S = 300.0
 """By how much the clock of who makes rows may be ahead of ours."""
@@ -100,7 +107,7 @@ class RowWriter:
     def write_columns(
         self,
         codec: RowCodec,
-        keys: Sequence[bytes],
+        keys: Sequence[bytes] | KeyColumn,
         columns: Mapping[str, Values],
         nulls: Mapping[str, npt.NDArray[np.bool_]],
         event_us: EventTimes,
@@ -115,6 +122,11 @@ class RowWriter:
         ``first_row``: what whoever sent the rows calls the first of them.
         """
         check_times(event_us, now_us, first_row)
+        if isinstance(keys, KeyColumn):
+            if self._takes_all(codec, keys, event_us, now_us, keep_us):
+                self._write_blocks(codec, keys, columns, nulls, event_us, write_us, now_us, keep_us)
+                return
+            keys = keys.listed()
         chosen = self._chosen(keys, event_us, now_us, keep_us)
         if len(chosen) < len(keys):
             places = np.array(chosen, np.intp)
@@ -132,13 +144,60 @@ class RowWriter:
             )
             self._write_all(keys[part], rows, now_us, keep_us)
 
+    def _takes_all(
+        self,
+        codec: RowCodec,
+        keys: KeyColumn,
+        event_us: EventTimes,
+        now_us: int,
+        keep_us: int | None,
+    ) -> bool:
+        """Whether every row goes to one server, and all are equally long: then nothing is looked at one by one."""
+        if self._clients.is_cluster or not codec.schema.is_fixed or not len(keys):
+            return False
+        all_fresh = keep_us is None or int(event_us.min()) > now_us - keep_us
+        return all_fresh and keys.all_differ()
+
+    def _write_blocks(
+        self,
+        codec: RowCodec,
+        keys: KeyColumn,
+        columns: Mapping[str, Values],
+        nulls: Mapping[str, npt.NDArray[np.bool_]],
+        event_us: EventTimes,
+        write_us: int,
+        now_us: int,
+        keep_us: int | None,
+    ) -> None:
+        lane, row_bytes = self._lane(None), codec.schema.row_bytes
+        latest_us, keep_ms = _limits(now_us, keep_us)
+        key_words, places = keys.words()
+        call_rows = max(1, min(MAX_BATCH_ROWS, MAX_BATCH_BYTES // row_bytes))
+        packed_rows = max(1, PACKED_ROWS // call_rows) * call_rows
+        for start in range(0, len(keys), packed_rows):
+            part = slice(start, start + packed_rows)
+            block = codec.encode_block(
+                {name: values[part] for name, values in columns.items()},
+                {name: mask[part] for name, mask in nulls.items()},
+                event_us[part],
+                write_us,
+            )
+            row_words = words_of_rows(block)
+            for first in range(0, len(block), call_rows):
+                own = row_words[first : first + call_rows]
+                begin, end = places[start + first], places[start + first + len(own)]
+                packed = pack_words(
+                    len(own), key_words[begin:end], own, row_bytes,
+                    latest_us=latest_us, keep_ms=keep_ms,
+                )  # fmt: skip
+                lane.submit([Call(packed)])
+
     def _write_all(
         self, keys: Sequence[bytes], rows: Sequence[bytes], now_us: int, keep_us: int | None
     ) -> None:
         if not keys:
             return
-        latest_us = now_us + int(UNBELIEVABLE_AFTER_S * 1e6)
-        keep_ms = None if keep_us is None else -(-keep_us // 1000)
+        latest_us, keep_ms = _limits(now_us, keep_us)
         if self._clients.is_cluster:
             self._send(_calls_by_slot(keys, rows, latest_us, keep_ms))
             return
@@ -239,6 +298,12 @@ class RowWriter:
         """Every call that was not answered, and from now on the table of slots as it is now."""
         self._owners = slot_table(self._clients)
         return [call for lane in self._lanes.values() for call in lane.withdraw()]
+
+
+def _limits(now_us: int, keep_us: int | None) -> tuple[int, int | None]:
+    """The latest time that a stored row can truly have (µs), and for how long rows are kept (ms)."""
+    keep_ms = None if keep_us is None else -(-keep_us // 1000)
+    return now_us + int(UNBELIEVABLE_AFTER_S * 1e6), keep_ms
 
 
 def check_times(event_us: EventTimes, now_us: int, first_row: int = 1) -> None:
