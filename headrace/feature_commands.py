@@ -143,11 +143,11 @@ def load(
     manifest: ManifestOption = None,
     store: StoreOption = None,
     on_bad_row: Annotated[
-        Literal["fail", "skip"],
+        Literal["refuse", "skip"],
         typer.Option(
             help="A row that cannot be loaded stops all before it begins, or is left out."
         ),
-    ] = "fail",
+    ] = "refuse",
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Do not go on where an interrupted load stopped.")
     ] = False,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
@@ -17,6 +16,7 @@ from featurecache.errors import RowError, SourceError
 from featurecache.manifests.manifest import Manifest, ViewSpec
 from featurecache.offline.parquet_files import SourceFile, footer_digest
 from featurecache.rows.codec import RowCodec
+from featurecache.writing.bad_places import OnBadRow
 from featurecache.writing.checkpoint import Checkpoint, Progress, fingerprint_of
 from featurecache.writing.parquet_source import BadRow, Chunk, ParquetView
 from featurecache.writing.store_client import StoreClients
@@ -29,7 +29,6 @@ NOTE_EVERY_S = 0.2
 MAX_REDONE = 10
 """Times in a row that the same row groups are written again because the connection broke meanwhile."""
 
-OnBadRow = Literal["fail", "skip"]
 Told = Callable[[int, int], None]
 """Rows done, and of how many."""
 
@@ -63,7 +62,7 @@ class ViewLoader:
         clients: StoreClients,
         state_dir: Path,
         *,
-        on_bad_row: OnBadRow = "fail",
+        on_bad_row: OnBadRow = "refuse",
         from_scratch: bool = False,
     ) -> None:
         """Reads the footers. Raises ``RowError`` when a file cannot be a source of the view."""

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundation import access
+from foundation import credentials
 from foundation.access import (
     MAX_FILE_BYTES,
     MAX_KEYS,
@@ -114,7 +114,7 @@ def test_every_answer_compares_whole_digests_once(monkeypatch: pytest.MonkeyPatc
         compared.append((len(left), len(right)))
         return compare(left, right)
 
-    monkeypatch.setattr(access.hmac, "compare_digest", watched)
+    monkeypatch.setattr(hmac, "compare_digest", watched)
     key, presented = made()
     ring = KeyRing([key])
     for candidate in (presented, presented[:-1], "hr_nobody_secret", "nonsense", ""):
@@ -205,7 +205,7 @@ def test_a_key_that_is_not_there(tmp_path: Path) -> None:
 
 def test_one_change_at_a_time(tmp_path: Path) -> None:
     file = tmp_path / "keys.toml"
-    with access._locked(file), pytest.raises(AccessError, match="somebody else is changing it"):
+    with credentials.locked(file), pytest.raises(AccessError, match="somebody else is changing it"):
         add_key(file, made()[0])
     add_key(file, made()[0])
 
