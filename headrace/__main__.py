@@ -9,7 +9,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from headrace import __version__, feature_commands, key_commands, model_commands
+from headrace import (
+    __version__,
+    audit_commands,
+    feature_commands,
+    key_commands,
+    model_commands,
+    token_commands,
+)
 from headrace.command_line import fail, settings_here
 from headrace.health import admin_url, complaint
 
@@ -20,9 +27,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(audit_commands.app, name="audit")
 app.add_typer(feature_commands.app, name="features")
 app.add_typer(key_commands.app, name="key")
 app.add_typer(model_commands.app, name="models")
+app.add_typer(token_commands.app, name="token")
 
 
 def _say(line: str) -> None:

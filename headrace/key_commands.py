@@ -6,7 +6,7 @@ keep it or show it again.
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +14,7 @@ import msgspec
 import typer
 
 from foundation.access import AccessError, ApiKey, add_key, new_key, read_keys, remove_key
+from headrace import expiry
 from headrace.command_line import refuse, settings_here
 
 app = typer.Typer(
@@ -55,9 +56,7 @@ def create(
             "\\[default: none]"
         ),
     ] = None,
-    expires: Annotated[
-        str | None, typer.Option(help="Last day (2027-06-30), or moment in UTC (2027-06-30T12:00).")
-    ] = None,
+    expires: Annotated[str | None, typer.Option(help=expiry.HELP)] = None,
 ) -> None:
     """Make a key, add it to the file and print it: this is the only time that it can be seen.
 
@@ -67,16 +66,17 @@ def create(
     over gRPC as metadata of the same names.
     """
     target = _file(file)
+    now = datetime.now(UTC)
     try:
         key, presented = new_key(
             name,
-            now=datetime.now(UTC),
+            now=now,
             requests_per_s=requests_per_s,
             burst_requests=burst,
             max_concurrent_requests=max_concurrent,
             models=tuple(model or ()),
             push=tuple(push or ()),
-            expires=None if expires is None else _moment(expires),
+            expires=None if expires is None else expiry.moment(expires, now),
         )
         add_key(target, key)
     except AccessError as error:
@@ -107,7 +107,7 @@ def list_keys(
         return
     now = datetime.now(UTC)
     for key in keys:
-        state = "  EXPIRED" if key.expires is not None and key.expires <= now else ""
+        state = "  EXPIRED" if key.is_expired(now) else ""
         typer.echo(f"{key.name:24} {key.id}  {_limits(key)}{state}")
     typer.echo(f"{len(keys)} key{'s' * (len(keys) != 1)} in {target}", err=True)
 
@@ -135,18 +135,6 @@ def _file(given: Path | None) -> Path:
     if not configured:
         refuse("say which file with --file, or set api_keys_file in [access] of headrace.toml")
     return Path(configured)
-
-
-def _moment(text: str) -> datetime:
-    try:
-        if len(text) == len("2027-06-30"):
-            return datetime.combine(date.fromisoformat(text), time.max, UTC).replace(microsecond=0)
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        refuse(
-            f"--expires '{text}' is neither a day such as 2027-06-30 nor a moment such as 2027-06-30T12:00"
-        )
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _limits(key: ApiKey) -> str:
