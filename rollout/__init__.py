@@ -1,0 +1,1 @@
+"""Which version answers whom, and when that changes: plans, splits, evidence and verdicts."""
