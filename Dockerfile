@@ -11,6 +11,7 @@ COPY headrace /headrace
 COPY gateway /gateway
 COPY backends /backends
 COPY featurecache /featurecache
+COPY rollout /rollout
 COPY foundation /foundation
 COPY protos /protos
 

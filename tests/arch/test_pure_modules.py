@@ -36,6 +36,7 @@ PURE = (
     "featurecache/joining/report.py",
     "featurecache/joining/resolve.py",
     "featurecache/joining/view_use.py",
+    "rollout",
     "gateway/core",
     "gateway/errors.py",
     "gateway/messages.py",
