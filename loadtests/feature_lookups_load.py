@@ -45,6 +45,10 @@ SATURATED: dict[int, list[Variant]] = {
 }
 AT_HALVES: dict[int, list[Variant]] = {1: ["direct", "hit", "miss"], 100: ["direct", "miss"]}
 
+SEARCHES = 3
+"""Loads that are tried, at most, before the core is half busy."""
+NEARLY_HALF = 0.55
+
 Take = Callable[[Variant, LoadName, float], Sample]
 """Measures one variant at a named load and its rate, in requests a second; 0: as many as it takes."""
 
@@ -123,6 +127,11 @@ def in_turn(take: Take, rows: int, round_number: int) -> Iterator[Sample]:
             core_busy = one.core_busy
         yield one
     rate = half_busy_rate(rate, core_busy)
+    for _ in range(SEARCHES):  # a slower request costs more: one step does not reach the half
+        core_busy = take("miss", "half_busy", rate).core_busy
+        if core_busy <= NEARLY_HALF:
+            break
+        rate = half_busy_rate(rate, core_busy)
     for variant in turned(AT_HALVES[rows], round_number):
         yield take(variant, "half_busy", rate)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from loadtests.feature_lookups_data import Variant
-from loadtests.feature_lookups_load import half_busy_rate, in_turn
+from loadtests.feature_lookups_load import SEARCHES, half_busy_rate, in_turn
 from loadtests.feature_lookups_verdict import LoadName, Sample
 
 REACHED: dict[Variant, float] = {"direct": 30_000, "hit": 20_000, "mixed": 18_000, "miss": 14_000}
@@ -59,9 +60,10 @@ def test_the_rate_that_keeps_the_core_half_busy(core_busy: float, share: float) 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
 def test_one_entity_is_asked_for_at_three_loads_whatever_the_order(number: int) -> None:
     gateway = Gateway()
-    assert [
-        (one.load, one.variant, one.rate) for one in in_turn(gateway.take, 1, number)
-    ] == gateway.asked
+    told = [(one.load, one.variant, one.rate) for one in in_turn(gateway.take, 1, number)]
+    searched = gateway.asked.pop(7)
+    assert searched[:2] == ("half_busy", "miss")
+    assert told == gateway.asked
     loads = [load for load, _, _ in gateway.asked]
     assert loads == ["full"] * 4 + ["half_rate"] * 3 + ["half_busy"] * 3
     assert {one for _, one, _ in gateway.asked[:4]} == {"direct", "hit", "mixed", "miss"}
@@ -75,6 +77,7 @@ def test_one_entity_is_asked_for_at_three_loads_whatever_the_order(number: int) 
 def test_many_entities_are_asked_for_without_copies_only() -> None:
     gateway = Gateway()
     assert len(list(in_turn(gateway.take, 100, 1))) == 6
+    del gateway.asked[4]  # how the rate was found
     assert {one for _, one, _ in gateway.asked} == {"direct", "miss"}
     assert [load for load, _, _ in gateway.asked[::2]] == ["full", "half_rate", "half_busy"]
 
@@ -82,4 +85,18 @@ def test_many_entities_are_asked_for_without_copies_only() -> None:
 def test_a_sample_is_told_before_the_next_is_taken() -> None:
     gateway = Gateway()
     for count, _ in enumerate(in_turn(gateway.take, 1, 1), start=1):
-        assert len(gateway.asked) == count
+        assert len(gateway.asked) == count + (count > 7)  # with the one by which the rate was found
+
+
+def test_the_rate_is_searched_for_where_slower_requests_cost_more() -> None:
+    gateway = Gateway()
+
+    def dearer(variant: Variant, load: LoadName, rate: float) -> Sample:
+        one = gateway.take(variant, load, rate)
+        return msgspec.structs.replace(one, gateway_us=80.0 + 300_000.0 / max(rate, 1.0))
+
+    *_, last = in_turn(dearer, 1, 1)
+    searched = [rate for load, _, rate in gateway.asked if load == "half_busy"]
+    assert searched == sorted(searched, reverse=True)
+    assert len(searched) == 3 + SEARCHES
+    assert last.core_busy < 0.6
