@@ -7,6 +7,7 @@ one that the long way (``resolve.py``, ``view_use.py``) would answer differently
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +16,11 @@ from featurecache.joining.assembly import Tensor
 from featurecache.joining.view_use import Usable, ViewUse
 from featurecache.lookups.lookup_waiting import ViewKeys
 from featurecache.rows.keys import is_plain
+
+NEVER = -1
+"""What no row is good for: a view without copies of its own takes none that another version's view has left."""
+LOOK_AGAIN_S = 1.0
+"""How long it may take at most until a row's age is looked at again, should the calendar be set."""
 
 
 class JudgedRows(Protocol):
@@ -40,7 +46,7 @@ class Glance:
         self._kept = [
             (number, use) for number, use in enumerate(uses) if use.caching.cache_ttl_s > 0.0
         ]
-        self.fits = [use.fit for use in uses]
+        self.fits = [use.fit if use.caching.cache_ttl_s > 0.0 else NEVER for use in uses]
         """What copies must be good for; see ``RowLookup.known_good``."""
         self.present = [use.present for use in uses]
         """Under which the rows are counted."""
@@ -81,4 +87,7 @@ class Glance:
         for number, use in self._kept:
             if views[number].statuses is None:
                 (row,) = views[number].rows
-                copies.note_good(wanted[number].keys[0], row, use.fit, use.good_for_s(row, now_us))
+                good_for_s = use.good_for_s(row, now_us)
+                if good_for_s < inf:
+                    good_for_s = min(good_for_s, LOOK_AGAIN_S)
+                copies.note_good(wanted[number].keys[0], row, use.fit, good_for_s)

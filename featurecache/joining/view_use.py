@@ -24,6 +24,8 @@ from featurecache.status import Status
 
 Statuses = npt.NDArray[np.uint8]
 
+JOINED_BYTES = 512
+"""Rows up to this length are looked at as one block; of longer ones only their heads are copied together."""
 FEW_IDS = 4
 """Below this one by one is quicker."""
 
@@ -187,7 +189,7 @@ class ViewUse:
         may_have = self._schema.may_have
         if not rows or not (may_have(min(lengths)) and may_have(max(lengths))):
             return False
-        if len(lengths) == 1:
+        if len(lengths) == 1 and max(lengths) <= JOINED_BYTES:
             joined, stride = b"".join(rows), lengths.pop()  # type: ignore[arg-type]  # none is None
         else:
             joined, stride = b"".join([row[:16] for row in rows]), 16  # type: ignore[index]  # likewise

@@ -69,19 +69,20 @@ def _read_elements(layout: InputLayout, buffer: Buffer, offset: int, size: int) 
     if layout.nbytes > size:
         # Before the loop: a shape alone must not make us allocate.
         raise _wrong_elements(layout, size, f"which takes at least {layout.nbytes}")
-    data = buffer if type(buffer) is bytes else bytes(buffer[:end])
+    if type(buffer) is not bytes:
+        buffer, offset, end = bytes(buffer[offset:end]), 0, size
     elements: list[bytes] = []
     at = offset
     try:
         for _ in range(layout.count):
             start = at + BYTES_LENGTH_SIZE
-            at = start + _read_length(data, at)[0]
-            elements.append(data[start:at])
+            at = start + _read_length(buffer, at)[0]
+            elements.append(bytes(buffer[start:at]))
     except struct.error:
         at = -1
     # A length that lies leads beyond the end, or not up to it; only then is it looked for.
     if at != end:
-        raise _first_wrong_element(layout, data, offset, size)
+        raise _first_wrong_element(layout, buffer, offset, size)
     return element_tensor(layout, elements)
 
 

@@ -19,7 +19,7 @@ from featurecache.definitions import (
     String,
 )
 from featurecache.errors import RowError
-from featurecache.joining.glance import Glance
+from featurecache.joining.glance import LOOK_AGAIN_S, Glance
 from featurecache.joining.resolve import ServicePlan
 from featurecache.lookups.lookup import Caching
 from tests.unit.features.feature_plans import (
@@ -212,13 +212,40 @@ def test_the_long_way_tells_of_good_rows_and_until_when() -> None:
     found = world.lookup.ask(wanted, world.loop.now_s + BUDGET_S)
     glance.note(world.lookup, wanted, [use.usable(found.rows, (), NOW_US)], NOW_US)
     assert world.lookup.known_good(keys, glance.fits) == [row]
-    world.run(5.9)
+    world.run(LOOK_AGAIN_S - 0.01)
     assert world.lookup.known_good(keys, glance.fits) == [row]
-    world.run(0.2)
-    assert world.lookup.known_good(keys, glance.fits) is None
+    world.run(0.02)
+    assert world.lookup.known_good(keys, glance.fits) is None, (
+        "the calendar was not looked at again"
+    )
+    nearly = NOW_US + 6 * SECOND_US - SECOND_US // 2
+    found = world.lookup.ask(wanted, world.loop.now_s + BUDGET_S)
+    glance.note(world.lookup, wanted, [use.usable(found.rows, (), nearly)], nearly)
+    world.run(0.45)
+    assert world.lookup.known_good(keys, glance.fits) == [row]
+    world.run(0.1)
+    assert world.lookup.known_good(keys, glance.fits) is None, "the row is too old"
     late = NOW_US + 7 * SECOND_US
     found = world.lookup.ask(wanted, world.loop.now_s + BUDGET_S)
     glance.note(world.lookup, wanted, [use.usable(found.rows, (), late)], late)
     assert world.lookup.known_good(keys, glance.fits) is None, (
         "a row that is too old was judged good"
     )
+
+
+def test_a_view_without_copies_takes_none_that_another_version_left() -> None:
+    kept, uncached = view(cache_ttl="1m"), view(cache_ttl="0s")
+    plans = [plan_of(FeatureService("s", [one["a"]]), X) for one in (kept, uncached)]
+    before, after = (glance_of(plan) for plan in plans)
+    keys = before.keys([texts(b"u1")])
+    assert keys == after.keys([texts(b"u1")])
+    assert keys is not None
+    world = World()
+    row = row_of(plans[0].uses[0]._schema, {"a": 1.0, "n": 2})
+    world.lookup._cache.put(keys[0], row, 60.0, world.loop.now_s)
+    for plan, glance in zip(plans, (before, after), strict=True):
+        glance.note(
+            world.lookup, glance.views(keys), [plan.uses[0].usable([row], (), NOW_US)], NOW_US
+        )
+    assert world.lookup.known_good(keys, before.fits) == [row]
+    assert world.lookup.known_good(keys, after.fits) is None
