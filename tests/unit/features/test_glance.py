@@ -181,7 +181,8 @@ def test_goodness_ends_with_any_change(change: str) -> None:
 
 def view(name: str = "v", **more: object) -> FeatureView:
     columns = [Column("a", Float32), Column("n", Int32)]
-    return FeatureView(name, entity=USER, columns=columns, **more)  # type: ignore[arg-type]
+    given: dict[str, object] = {"cache_ttl": "1m"} | more
+    return FeatureView(name, entity=USER, columns=columns, **given)  # type: ignore[arg-type]
 
 
 def fit_of(one: FeatureView, *columns: str) -> int:
@@ -194,7 +195,7 @@ def test_those_with_the_same_demands_agree_and_no_others() -> None:
     assert fit_of(view()) == fit_of(view())
     assert fit_of(view()) != fit_of(view(max_age="1h"))
     assert fit_of(view(on_null="fail"), "a") != fit_of(view(on_null="fail"), "a", "n")
-    other = FeatureView("v", entity=USER, columns=[Column("a", Float32)])
+    other = FeatureView("v", entity=USER, columns=[Column("a", Float32)], cache_ttl="1m")
     assert fit_of(view()) != fit_of(other)
 
 
