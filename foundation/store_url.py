@@ -98,6 +98,18 @@ class StoreAddress(msgspec.Struct, frozen=True):
         )
         return f"{scheme}://{','.join(hosts)}" + (f"/{self.service}" if self.service else "")
 
+    def login_words(self) -> dict[str, str | bool | None]:
+        """Who we are and whom we trust, as redis-py's clients want to be told it."""
+        words: dict[str, str | bool | None] = {
+            "username": self.username or None,
+            "password": self.password or None,
+        }
+        if self.tls:
+            words["ssl"] = True
+            files = {"ssl_ca_certs": self.ca, "ssl_certfile": self.cert, "ssl_keyfile": self.key}
+            words |= {word: path for word, path in files.items() if path}
+        return words
+
     def __repr__(self) -> str:
         """Tracebacks show it: without the secrets."""
         where = self.path or ",".join(f"{host}:{port}" for host, port in self.hosts)

@@ -78,7 +78,7 @@ def sentence(error: BaseException, name: str) -> str:
 
 
 def _options(address: StoreAddress, timeout_s: float) -> dict[str, Any]:
-    options: dict[str, Any] = {
+    return {
         "protocol": 2,
         "retry": Retry(NoBackoff(), 0),
         "socket_timeout": timeout_s,
@@ -86,19 +86,9 @@ def _options(address: StoreAddress, timeout_s: float) -> dict[str, Any]:
         "socket_keepalive": True,
         "max_connections": MAX_CONNECTIONS,
         "db": address.db,
-        "username": address.username or None,
-        "password": address.password or None,
         "client_name": address.client_name or CLIENT_NAME,
+        **address.login_words(),
     }
-    if address.tls:
-        options["ssl"] = True
-        files = {
-            "ssl_ca_certs": address.ca,
-            "ssl_certfile": address.cert,
-            "ssl_keyfile": address.key,
-        }
-        options |= {word: path for word, path in files.items() if path}
-    return options
 
 
 def _through_sentinels(address: StoreAddress, options: dict[str, Any]) -> Client:

@@ -167,21 +167,11 @@ class StoreClients:
 
 
 def _options(address: StoreAddress) -> dict[str, Any]:
-    options: dict[str, Any] = {
+    return {
         "protocol": 2,
         "retry": Retry(NoBackoff(), 0),  # who may be asked again is decided by the callers
-        "username": address.username or None,
-        "password": address.password or None,
+        **address.login_words(),
     }
-    if address.tls:
-        options["ssl"] = True
-        files = {
-            "ssl_ca_certs": address.ca,
-            "ssl_certfile": address.cert,
-            "ssl_keyfile": address.key,
-        }
-        options |= {word: path for word, path in files.items() if path}
-    return options
 
 
 def may_pass(error: RedisError) -> bool:
