@@ -10,11 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from foundation.access import AccessError, ApiKey, add_key, new_key, read_keys, remove_key
-from headrace import expiry
+from headrace import credential_listing, expiry
 from headrace.command_line import refuse, settings_here
 
 app = typer.Typer(
@@ -99,17 +98,7 @@ def list_keys(
         keys = read_keys(target)
     except AccessError as error:
         refuse(str(error))
-    if as_json:
-        shown = [msgspec.to_builtins(key) for key in keys]
-        for one in shown:
-            del one["hash"]
-        typer.echo(msgspec.json.encode(shown).decode())
-        return
-    now = datetime.now(UTC)
-    for key in keys:
-        state = "  EXPIRED" if key.is_expired(now) else ""
-        typer.echo(f"{key.name:24} {key.id}  {_limits(key)}{state}")
-    typer.echo(f"{len(keys)} key{'s' * (len(keys) != 1)} in {target}", err=True)
+    credential_listing.show("key", keys, target, _limits, as_json=as_json)
 
 
 @app.command()

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from foundation.tokens import (
@@ -22,7 +21,7 @@ from foundation.tokens import (
     read_tokens,
     remove_token,
 )
-from headrace import expiry
+from headrace import credential_listing, expiry
 from headrace.command_line import refuse
 
 app = typer.Typer(
@@ -91,17 +90,7 @@ def list_tokens(
         tokens = read_tokens(target)
     except AccessError as error:
         refuse(str(error))
-    if as_json:
-        shown = [msgspec.to_builtins(token) for token in tokens]
-        for one in shown:
-            del one["hash"]
-        typer.echo(msgspec.json.encode(shown).decode())
-        return
-    now = datetime.now(UTC)
-    for token in tokens:
-        state = "  EXPIRED" if token.is_expired(now) else ""
-        typer.echo(f"{token.name:24} {token.id}  {_described(token)}{state}")
-    typer.echo(f"{len(tokens)} token{'s' * (len(tokens) != 1)} in {target}", err=True)
+    credential_listing.show("token", tokens, target, _described, as_json=as_json)
 
 
 @app.command()
