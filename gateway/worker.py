@@ -50,6 +50,8 @@ class Worker:
         self._channel = Channel(control, self._handle)
         self._stop, self._force = asyncio.Event(), asyncio.Event()
         self._told_to_stop = False
+        self._hands_over = False
+        """Who waits at the ports when they close is left to the others."""
         self._gateway: Gateway | None = None
         self._is_open = False
         self._is_loading = False
@@ -82,7 +84,7 @@ class Worker:
         assert gateway is not None
         clean = await gateway.stop(
             force=self._force,
-            hand_over=lambda: not self._told_to_stop and self._channel.is_open,
+            hand_over=self._decide_who_takes_the_rest,
             on_closed=self._ports_closed,
         )
         assert self._hand is not None
@@ -93,9 +95,14 @@ class Worker:
         if not gateway.idle:
             end_now(0)
 
+    def _decide_who_takes_the_rest(self) -> bool:
+        self._hands_over = not self._told_to_stop and self._channel.is_open
+        return self._hands_over
+
     def _ports_closed(self) -> None:
-        # What is handed to us is taken even now: the supervisor cannot know before it reads this.
-        self._channel.tell("closed" if self._told_to_stop else "leaving")
+        # What is handed to us is taken even now: the supervisor cannot know before it reads this, and when it is
+        # ending itself there may be nobody else.
+        self._channel.tell("leaving" if self._hands_over else "closed")
 
     # -- what the supervisor asks -----------------------------------------------------------------
 

@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import select
 import socket
 import ssl
-import struct
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 import uvicorn
 from uvicorn.server import ServerState
 
+from foundation.closing_ports import accept_all
+
 BACKLOG = 2048
 LOOP_TURN_S = 0.02
-SO_ATTACH_FILTER = 26
-BPF_RETURN = 0x06
 LAST_WORDS_S = 0.1
 """From our goodbye to the end of a connection, and from the closing of a port to that of its silent connections."""
 
@@ -160,25 +158,6 @@ def address_of(claimed: socket.socket) -> str:
 def host_and_port(host: str, port: int) -> str:
     """The two as a client would write them."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def accept_all(listening: socket.socket) -> list[socket.socket]:
-    """Every connection that waits to be accepted, before the listener closes and resets what it has not accepted.
-
-    Between the last ``accept`` and ``close`` more might come: so first the kernel drops new ones at the door, by a
-    packet filter of one instruction, "keep 0 bytes". They try again and find the port closed, or its next owner.
-    """
-    program = ctypes.create_string_buffer(struct.pack("HBBI", BPF_RETURN, 0, 0, 0))
-    with contextlib.suppress(OSError):  # without filters, a few may be reset
-        listening.setsockopt(
-            socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program))
-        )
-    accepted = []
-    while True:
-        try:
-            accepted.append(listening.accept()[0])
-        except OSError:
-            return accepted
 
 
 def has_unread(transport: asyncio.Transport) -> bool:

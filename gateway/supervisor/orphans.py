@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Sequence
 from itertools import count
 
+from foundation.closing_ports import accept_all
 from gateway.supervisor.seat import ACCEPT_AT_ONCE, Seat
 
 logger = logging.getLogger("headrace.supervisor")
@@ -50,6 +51,22 @@ class Orphanage:
         for listener in taken.listeners.values():
             if listener.fileno() in self._watched:
                 self._unwatch(listener)
+
+    def give_up(self, empty: Seat) -> None:
+        """The instance ends: close the seat's ports, and hand who waits there to whoever still answers.
+
+        A worker that is leaving takes them where nobody else is left: it answers as long as it drains.
+        """
+        self.leave(empty)
+        for protocol in OWN_SOCKETS:
+            listener = empty.listeners.get(protocol)
+            if listener is None or listener.fileno() < 0:
+                continue
+            takers = self._takers() or [seat for seat in self._seats() if seat.serving]
+            for accepted in accept_all(listener):
+                if not (takers and self._hand_on(protocol, accepted, takers)):
+                    _lose(accepted)
+        empty.close_listeners()
 
     def _unwatch(self, listener: socket.socket) -> None:
         self._watched.discard(listener.fileno())
@@ -94,10 +111,14 @@ class Orphanage:
             self._loop.call_later(RETRY_S, self._go_on, protocol, listener, accepted)
             return
         if not takers:
-            with accepted:
-                logger.warning("a connection was lost: no worker could take it")
+            _lose(accepted)
         if listener.fileno() in self._watched:
             self._loop.add_reader(listener.fileno(), self._accept, protocol, listener)
 
     def _takers(self) -> list[Seat]:
         return [seat for seat in self._seats() if seat.serving and not seat.leaving]
+
+
+def _lose(accepted: socket.socket) -> None:
+    with accepted:
+        logger.warning("a connection was lost: no worker could take it")

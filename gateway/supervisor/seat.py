@@ -154,7 +154,7 @@ class Seat:
 
     def take(self, protocol: str, accepted: socket.socket) -> bool:
         """Hand an accepted connection to this worker; False when it cannot take it now."""
-        if self._hand is None or not self.serving or self.leaving:
+        if self._hand is None or not self.serving:
             return False
         try:
             socket.send_fds(self._hand, [protocol[:HANDED_ON_BYTES].encode()], [accepted.fileno()])

@@ -189,6 +189,9 @@ class Supervisor:
             task.cancel()
         drain = self._settings.drain
         for seat in self.seats:
+            if seat.leaving or not seat.serving:
+                self._orphans.give_up(seat)  # while the others still answer
+        for seat in self.seats:
             seat.tell("stop")
         forcing = asyncio.create_task(self._pass_on(force))
         limit_s = drain.delay_s + drain.timeout_s + END_MARGIN_S
@@ -236,7 +239,10 @@ class Supervisor:
             self.seats[index].close_listeners()
         elif method == "leaving":
             self.seats[index].leaving = True
-            self._orphans.watch(self.seats[index])
+            if self.stopping:  # it had not been told yet
+                self._orphans.give_up(self.seats[index])
+            else:
+                self._orphans.watch(self.seats[index])
         elif method == "stopped":
             self.was_clean = self.was_clean and bool(value)
         elif method == "metrics":

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -320,11 +321,15 @@ def _has_died(server: ServerProcess, times: int) -> bool:
     return bool(workers(server)[0]["restarts"] == times)
 
 
-def test_whoever_terminates_all_processes_loses_no_call(pair: ServerProcess) -> None:
+@pytest.mark.parametrize("pause_s", [0.0, 0.005, 0.02, 0.05])  # between the signals
+def test_whoever_terminates_all_processes_loses_no_call(
+    pair: ServerProcess, pause_s: float
+) -> None:
     with Callers(pair, keep=False) as callers:
         eventually("calls are answered", lambda: callers.answers > 100, within_s=WITHIN_S)
         for pid in [*(one["pid"] for one in workers(pair)), pair.process.pid]:
             os.kill(pid, signal.SIGTERM)
+            time.sleep(pause_s)
         assert pair.wait() == 0
     assert callers.lost == 0
     assert all("ConnectionRefused" in one for one in callers.failures), callers.failures[:3]

@@ -28,6 +28,10 @@ class FakeSeat(SimpleNamespace):
             taken=0,
         )
 
+    def close_listeners(self) -> None:
+        for one in self.listeners.values():
+            one.close()
+
     def take(self, protocol: str, accepted: socket.socket) -> bool:
         if self.room <= self.taken:
             return False
@@ -125,3 +129,37 @@ def test_while_nobody_serves_they_wait_in_the_kernel(sockets: ExitStack) -> None
         orphans.leave(cast("Seat", empty))
 
     run(test)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_at_the_end_who_waits_goes_to_anybody_who_still_answers(
+    sockets: ExitStack, others: int
+) -> None:
+    async def test() -> None:
+        leaving = FakeSeat(listen(sockets))
+        leaving.leaving = True
+        living = [FakeSeat() for _ in range(others)]
+        orphans = shelter(leaving, *living)
+        orphans.watch(cast("Seat", leaving))
+        connect(sockets, leaving.listeners["http"], 3)
+        orphans.give_up(cast("Seat", leaving))
+        assert orphans.handed_on == 3
+        assert [leaving.taken, *(one.taken for one in living)] == ([0, 3] if others else [3])
+        assert leaving.listeners["http"].fileno() == -1
+
+    run(test)
+
+
+def test_whom_nobody_can_take_at_the_end_is_said_to_be_lost(
+    sockets: ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        empty = FakeSeat(listen(sockets))
+        empty.serving = False
+        orphans = shelter(empty)
+        connect(sockets, empty.listeners["http"], 2)
+        orphans.give_up(cast("Seat", empty))
+        assert orphans.handed_on == 0
+
+    run(test)
+    assert caplog.text.count("a connection was lost") == 2
