@@ -10,8 +10,9 @@ so a version that is dropped lives exactly as long as somebody still runs it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, Protocol, TypeAlias
 
 import msgspec
@@ -336,14 +337,16 @@ def load_repository(
     on_progress: Callable[[Progress], None],
     only: Collection[str] | None = None,
     fit: Fit = fit_nothing,
+    versions: Mapping[str, Collection[int]] = MappingProxyType({}),
 ) -> RepositoryState:
     """Load everything under ``root`` that should be loaded, one version after another.
 
-    With ``only``, just the models of these names; the index lists the others as not loaded. Raises
+    With ``only``, just the models of these names; the index lists the others as not loaded. Of the
+    models in ``versions`` these are loaded, whatever their policy says. Raises
     ``RepositoryError`` when ``root`` is no readable folder, and nothing else: a model that cannot
     be loaded is in ``refused`` with its reason.
     """
-    desired = scan_repository(root)
+    desired = scan_repository(root, versions=versions)
     state = RepositoryState(desired, (), desired.problems)
     loader = Loader(intra_op_threads=intra_op_threads, clock=clock, fit=fit)
     wanted = [
@@ -354,7 +357,7 @@ def load_repository(
     ]
     for position, (model, version) in enumerate(wanted, start=1):
         if has_changed(version):  # a long start may lie between the look and this load
-            fresh, problems = scan_model(root, model.name)
+            fresh, problems = scan_model(root, model.name, versions=versions.get(model.name))
             state = state.with_desired(state.desired.with_model(model.name, fresh, problems))
             again = None if fresh is None else fresh.find(version.version)
             if fresh is None or again is None:

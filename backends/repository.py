@@ -8,8 +8,9 @@ finds, and one bad model must never hide the others.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -104,8 +105,15 @@ def is_settled(before: DesiredVersion | None, now: DesiredVersion) -> bool:
     return before is not None and before.fingerprint == now.fingerprint
 
 
-def scan_repository(root: Path, *, before: Desired | None = None) -> Desired:
+def scan_repository(
+    root: Path,
+    *,
+    before: Desired | None = None,
+    versions: Mapping[str, Collection[int]] = MappingProxyType({}),
+) -> Desired:
     """Read the folders under ``root``, or ``RepositoryError`` where it is no readable folder.
+
+    Of the models in ``versions`` these are wanted, whatever their policy says.
 
     Settings whose files are as they were at the look ``before`` are not parsed again.
     """
@@ -113,7 +121,9 @@ def scan_repository(root: Path, *, before: Desired | None = None) -> Desired:
     problems: list[Problem] = []
     known = {model.name: model for model in before.models} if before is not None else {}
     for folder in _model_folders(root):
-        model, found = _scan_model(folder, known.get(folder.name))
+        model, found = _scan_model(
+            folder, known.get(folder.name), versions=versions.get(folder.name)
+        )
         problems.extend(found)
         if model is not None:
             models.append(model)

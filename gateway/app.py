@@ -11,12 +11,11 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
+from prometheus_client import CollectorRegistry
 
 from backends.manager import Fit, Progress, RepositoryState, fit_nothing, load_repository
 from featurecache.sources.ports import RowSource
@@ -35,6 +34,8 @@ from gateway.feature_serving import FeatureFit, FeatureServing, open_store_in_th
 from gateway.feature_writing import open_pushes
 from gateway.pipeline.workers import ThreadWorker
 from gateway.ports import RepositoryControl
+from gateway.process_view import make_registry, snapshot_of
+from gateway.rollout_serving import RolloutServing, open_rollouts
 from gateway.serving import Serving
 from gateway.settings import GatewaySettings
 from gateway.supervisor.alone_instance import AloneInstance
@@ -73,6 +74,8 @@ class Gateway:
         self._store: Store | None = None
         self._source: RowSource | None = None
         self.features: FeatureServing | None = None
+        self.rollouts: RolloutServing | None = None
+        self._planned: Mapping[str, Collection[int]] = {}
         self._started_s = time.monotonic()
 
     async def load(
@@ -91,8 +94,13 @@ class Gateway:
         self.access = open_access(self.settings)
         repository = self.settings.repository
         self._fit: Fit = fit_nothing
-        if self.settings.features.manifest:
+        if self.settings.needs_store:
             self._store = await open_store_in_thread(self.settings.store)
+        if self._store is not None and self.settings.rollout.enabled:
+            rollouts = open_rollouts(self.settings.rollout, self._store)
+            self.rollouts = RolloutServing(self.settings.rollout, rollouts)
+            self._planned = await self.rollouts.read()
+        if self._store is not None and self.settings.features.manifest:
             self._source = row_source(self.settings.features, self._store)
             self._fit = FeatureFit(self.settings.features, layout_of(self._source))
         self.repository = await asyncio.to_thread(
@@ -103,6 +111,7 @@ class Gateway:
             on_progress=on_progress,
             only=names_to_load(repository) if serve is None else set(serve),
             fit=self._fit,
+            versions=self._planned,
         )
         return self.repository
 
@@ -144,7 +153,10 @@ class Gateway:
             ),
             serving,
             drain_timeout_s=settings.drain.timeout_s,
+            planned=self._planned,
         )
+        if self.rollouts is not None:
+            self.rollouts.attach(serving, self.local_control)
         self.control = self._control or self.local_control
         self.info = ServerInfo(serving.table, serving.lane_facts.__getitem__, self._version)
         shared = {
@@ -200,7 +212,7 @@ class Gateway:
             self.tls,
         )
         self.addresses = self._ports.addresses
-        self._registry = self._make_registry()
+        self._registry = make_registry(self.serving, self._ports)
         if admin_socket is not None:
             self.addresses["admin"], self._admin_server = admin_server(
                 admin.build(self._alone(), self._version),
@@ -209,6 +221,8 @@ class Gateway:
                 self.tls,
             )
             await self._admin_server.start()
+        if self.rollouts is not None:
+            await self.rollouts.start()
         await self._ports.open()
         if self._control is None and self.settings.repository.control == "poll":
             self._poller = asyncio.create_task(self.local_control.poll())
@@ -226,41 +240,6 @@ class Gateway:
     async def adopt(self, protocol: str, accepted: socket.socket) -> None:
         """Serve a connection that was accepted elsewhere."""
         await self._ports.adopt(protocol, accepted)
-
-    def _make_registry(self) -> CollectorRegistry:
-        metrics = self.serving.metrics
-        metrics.gauge(
-            "headrace_connections",
-            "Open connections by protocol.",
-            ("protocol",),
-            lambda: [
-                (("http",), len(self._ports.http_connections)),
-                (("grpc",), len(self._ports.grpc_connections)),
-            ],
-        )
-        metrics.gauge(
-            "headrace_queue_requests",
-            "Requests waiting in a lane.",
-            ("model", "version"),
-            lambda: [
-                ((one.name, one.version), lane.queue.queued_requests)
-                for one, lane in self.serving.lanes.items()
-            ],
-        )
-        metrics.gauge(
-            "headrace_model_ready",
-            "1 for a version that is served, 0 for one that could not be loaded.",
-            ("model", "version"),
-            lambda: [
-                ((one.name, one.version), float(one.state == "READY"))
-                for one in self.serving.table.statuses
-            ],
-        )
-        registry = CollectorRegistry()
-        registry.register(metrics)
-        ProcessCollector(registry=registry)
-        GCCollector(registry=registry)
-        return registry
 
     def _sweep(self) -> None:
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._sweep)
@@ -318,6 +297,8 @@ class Gateway:
             await asyncio.to_thread(self.tracer.close, LAST_TRACES_S)
         if self._admin_server is not None:
             await self._admin_server.stop(1.0)
+        if self.rollouts is not None:
+            await self.rollouts.close()
         await self.abandon()
         return clean
 
@@ -352,34 +333,12 @@ class Gateway:
 
     def snapshot(self) -> dict[str, Any]:
         """What ``/status`` shows: plain values, made when somebody asks."""
-        serving = self.serving
         return {
             "version": self._version,
             "uptime_s": round(time.monotonic() - self._started_s, 3),
             "ready": self.info.ready()[0],
             "addresses": self.addresses,
-            "infer_calls": {
-                f"{protocol} {outcome}": count
-                for (protocol, outcome), count in serving.metrics.fronts.calls.items()
-            },
-            "admission": {
-                "requests_inside": serving.admission.requests_inside,
-                "bytes_inside": serving.admission.bytes_inside,
-                "requests_refused": serving.admission.requests_refused,
-            },
-            "models": [msgspec.to_builtins(status) for status in serving.table.statuses],
-            "lanes": [
-                {
-                    "model": one.name,
-                    "version": one.version,
-                    "max_batch_size": one.max_batch_size,
-                    "batchable": serving.lane_facts[one].why_batched,
-                    **msgspec.to_builtins(lane.queue.snapshot()),
-                }
-                for one, lane in serving.lanes.items()
-            ],
-            "features": None if self.features is None else self.features.snapshot(),
-            "keys": [] if self.access is None else self.access.snapshot(),
+            **snapshot_of(self.serving, self.features, self.rollouts, self.access),
             "settings": self.settings.shown,
         }
 

@@ -91,10 +91,24 @@ class PredictRequest(msgspec.Struct):
     trace: Trace | None = None
     """Where hops note their times, for the few requests that are traced."""
     context: tuple[ContextValue, ...] = ()
-    """What the servable's enrichment wants besides tensors: its ``parameters`` and then its ``headers``, in their
-    order. Empty for a servable without one."""
+    """What the servable's ``context_names`` want besides tensors: ``parameters`` and then ``headers``, in their
+    order. Empty for a servable without any."""
     wants_feature_status: bool = False
     """The caller asks what became of each feature; never set for a servable without an enrichment."""
+
+
+class Assignment(msgspec.Struct, frozen=True):
+    """Why requests went to a version: one value for each arm of a plan, shared by all that it got."""
+
+    revision: int
+    """Of the plan."""
+    arm: str
+    """"champion", "candidate" or "other"."""
+    version: str
+    probability: float
+    """That a request gets this arm."""
+    why: str
+    """"split"; "override": the caller chose; "not_warm": the arm's version is not here, so the champion answers."""
 
 
 class RoutedRequest(msgspec.Struct):
@@ -102,6 +116,14 @@ class RoutedRequest(msgspec.Struct):
 
     request: PredictRequest
     servable: CountedServable
+    assignment: Assignment | None = None
+    """None without a plan, and for a request that names its version."""
+    shadows: tuple[str, ...] = ()
+    """Versions that see a copy of this request."""
+    client_inputs: tuple[Tensor, ...] = ()
+    """What the caller sent, where there are shadows: ``request.inputs`` changes when features are filled in."""
+    has_defaults: bool = False
+    """A default stands in for a feature value; noted by the hop that enriches."""
 
 
 class Prediction(msgspec.Struct):
@@ -111,6 +133,10 @@ class Prediction(msgspec.Struct):
     outputs: list[Tensor]
     parameters: Parameters | None = None
     """What the reply says besides tensors: finite numbers, integers of 64 bits, text, booleans."""
+    assignment: Assignment | None = None
+    """With a plan in force, why this version answered."""
+    prediction_id: str = ""
+    """Under which an application can report what came of it; empty without an assignment."""
 
 
 class ModelStatus(msgspec.Struct, frozen=True):

@@ -31,11 +31,10 @@ class Service(Protocol[RequestT_contra]):
     def __call__(self, request: RequestT_contra, /) -> Coroutine[Any, Any, Prediction]: ...
 
 
-class Enrichment(Protocol):
-    """What a servable needs of a request besides its tensors, so that its features can be found.
+class ContextNames(Protocol):
+    """What is wanted of a request besides its tensors, so that its features can be found, or its arm.
 
-    Codecs read these names only; what is done with the values is the affair of the hop that enriches. It does not
-    change as long as its servable lives.
+    Codecs read these names only; what is done with the values is the affair of the hops.
     """
 
     @property
@@ -47,6 +46,10 @@ class Enrichment(Protocol):
     def headers(self) -> tuple[str, ...]:
         """Names of HTTP headers and keys of gRPC metadata, in lower case; none ends in ``-bin``."""
         ...
+
+
+class Enrichment(ContextNames, Protocol):
+    """What makes a model's inputs of the caller's. It does not change as long as its servable lives."""
 
 
 class Servable(Protocol):
@@ -69,6 +72,11 @@ class Servable(Protocol):
     @property
     def enrichment(self) -> Enrichment | None:
         """What makes the model's inputs of the caller's; None where they are the same."""
+        ...
+
+    @property
+    def context_names(self) -> ContextNames | None:
+        """What codecs read of requests besides tensors: what the enrichment wants, and the plan of a rollout."""
         ...
 
     @property

@@ -6,6 +6,7 @@ workers of its own. It must never decide anything about a request.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from math import inf
@@ -15,6 +16,7 @@ from backends.manager import LoadedModel
 from gateway.core.admission import Admission
 from gateway.core.batch import BatchLimits
 from gateway.core.batching import BatchQueue
+from gateway.core.prediction_ids import PredictionIds
 from gateway.core.servables import ServableState, ServableTable, ServableVersion
 from gateway.core.service_time import ServiceTime
 from gateway.core.statistics import VersionStatistics
@@ -24,7 +26,7 @@ from gateway.pipeline.admit import Admit
 from gateway.pipeline.dispatch import Dispatch
 from gateway.pipeline.enrich import ServiceEnrichment
 from gateway.pipeline.lane import Lane, Loop, Worker
-from gateway.pipeline.route import Route
+from gateway.pipeline.route import RolloutRouting, Route
 from gateway.ports import Clock, Servable, Service
 from gateway.settings import GatewaySettings
 from gateway.telemetry.metrics import Metrics
@@ -53,6 +55,8 @@ class Serving:
     ) -> None:
         """``features``: without it, no version may have an enrichment."""
         self.admission = Admission(settings.admission)
+        self.routing = RolloutRouting(clock, PredictionIds(time.time_ns, random.getrandbits))
+        """What rollouts have the stack do; whoever follows plans changes it."""
         self.metrics = Metrics(self.admission, measure_lanes=settings.telemetry.metrics)
         self.lanes: dict[Servable, Lane] = {}
         """Of everything that is served, and of retired versions until their last caller has left."""
@@ -69,7 +73,9 @@ class Serving:
         if features is not None:
             features.export(self.metrics)
             inner = features.hop(inner, self._on_drained)
-        self.stack: Service[PredictRequest] = Admit(self.admission, Route(self.table, inner))
+        self.stack: Service[PredictRequest] = Admit(
+            self.admission, Route(self.table, inner, self.routing)
+        )
 
     # -- versions come and go -------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from msgspec import Meta
 from foundation.store import StoreSettings
 from foundation.store_url import without_password
 from gateway.core.admission import AdmissionLimits
+from rollout.settings import RolloutSettings
 
 Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
@@ -240,8 +241,14 @@ class GatewaySettings(msgspec.Struct, frozen=True):
     access: AccessSettings = AccessSettings()
     store: StoreSettings = StoreSettings()
     features: FeatureSettings = FeatureSettings()
+    rollout: RolloutSettings = RolloutSettings()
     drain: DrainSettings = DrainSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+
+    @property
+    def needs_store(self) -> bool:
+        """Whether anything is kept in the store."""
+        return bool(self.features.manifest) or self.rollout.enabled
 
     @property
     def shown(self) -> dict[str, Any]:

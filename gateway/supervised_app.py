@@ -66,8 +66,9 @@ class SupervisedGateway:
             admin.build(supervisor.spokesman, self._version), admin_socket, settings, certificates
         )
         await self._admin_server.start()  # who waits for the models may ask whether they are there
-        if settings.features.manifest:
+        if settings.needs_store:
             self._store = await open_store_in_thread(settings.store)
+        if self._store is not None and settings.features.manifest:
             row_source(
                 settings.features, self._store
             )  # the workers' to use; wrong words are told once

@@ -20,7 +20,7 @@ from typing import Any
 from backends.signature import Signature, Tensor
 from gateway.errors import ErrorCode, HeadraceError, unknown_model
 from gateway.messages import ModelStatus
-from gateway.ports import Enrichment
+from gateway.ports import ContextNames, Enrichment
 
 
 class ServableState(Enum):
@@ -40,6 +40,7 @@ class ServableVersion:
 
     __slots__ = (
         "__weakref__",
+        "context_names",
         "default_priority",
         "default_timeout_s",
         "enrichment",
@@ -71,6 +72,7 @@ class ServableVersion:
         self.version = version
         self.signature = signature
         self.enrichment = enrichment
+        self.context_names: ContextNames | None = enrichment
         self.run = run
         self.platform = platform
         self.max_batch_size = max_batch_size
@@ -79,6 +81,12 @@ class ServableVersion:
         self.reply_templates: dict[str, Any] = {}
         self.state = ServableState.READY
         self.handles = 0
+
+    def want(self, names: ContextNames | None) -> None:
+        """Have codecs read these of requests from now on; what they remember of requests so far is forgotten."""
+        if names != self.context_names:
+            self.context_names = names
+            self.reply_templates.clear()
 
     def acquire(self) -> None:
         """Count one caller in; NOT_READY once the version has gone.
@@ -119,7 +127,7 @@ class ServableTable:
     are asked: a name answers with the old version up to the moment in which it answers with the new one.
     """
 
-    __slots__ = ("_ready", "_servables", "statuses")
+    __slots__ = ("_pins", "_ready", "_servables", "on_change", "statuses")
 
     def __init__(
         self, servables: Sequence[ServableVersion], statuses: Sequence[ModelStatus]
@@ -130,6 +138,9 @@ class ServableTable:
         self.statuses = tuple(statuses)
         """The repository index."""
         self._ready: dict[tuple[str, str], ServableVersion] = {}
+        self._pins: dict[str, str] = {}
+        self.on_change: Callable[[str], None] = _nothing
+        """Called with a model's name after its versions have changed."""
         for name in {one.name for one in servables}:
             self._elect(name)
 
@@ -139,6 +150,7 @@ class ServableTable:
         replaced = self._servables.get(key)
         self._servables[key] = servable
         self._elect(servable.name)
+        self.on_change(servable.name)
         return replaced
 
     def remove(self, servable: ServableVersion) -> None:
@@ -147,13 +159,22 @@ class ServableTable:
         if self._servables.get(key) is servable:
             del self._servables[key]
             self._elect(servable.name)
+            self.on_change(servable.name)
+
+    def pin(self, model: str, version: str) -> None:
+        """Have the model's name without a version mean this one, as long as it is loaded, and no other ever."""
+        self._pins[model] = version
+        self._elect(model)
 
     def _elect(self, name: str) -> None:
-        """Rebuild what one model's names mean: each version its own servable, no version the newest."""
+        """Rebuild what one model's names mean: each version its own servable, no version the newest or the pinned."""
         ready = {key: one for key, one in self._ready.items() if key[0] != name}
         mine = sorted(self.of(name), key=lambda one: int(one.version))
+        pinned = self._pins.get(name)
         for servable in mine:
-            ready[name, servable.version] = ready[name, ""] = servable
+            ready[name, servable.version] = servable
+            if pinned is None or servable.version == pinned:
+                ready[name, ""] = servable
         self._ready = ready
 
     def of(self, model: str) -> list[ServableVersion]:
@@ -177,6 +198,13 @@ class ServableTable:
                 ErrorCode.NOT_READY,
                 f"model '{model}' is not ready: {failed[-1].reason}",
             )
+        if not version and model in self._pins:
+            return HeadraceError(
+                ErrorCode.NOT_READY,
+                f"model '{model}' is not ready: version {self._pins[model]}, which answers by its rollout's plan, "
+                "is not loaded",
+                retry_after_s=1.0,
+            )
         have = ", ".join(self.versions(model))
         return HeadraceError(
             ErrorCode.NOT_FOUND,
@@ -191,3 +219,7 @@ class ServableTable:
     def servables(self) -> Mapping[tuple[str, str], ServableVersion]:
         """Loaded versions by (name, version)."""
         return self._servables
+
+
+def _nothing(model: str) -> None:
+    return None

@@ -19,7 +19,7 @@ from gateway.edge.infer_head import HeadMemory, InferPlan
 from gateway.edge.json_codec import OutputEncoding, encode_error, encode_prediction
 from gateway.edge.status import HTTP_STATUS, as_headrace_error, retry_after_header_s
 from gateway.errors import ErrorCode
-from gateway.messages import Prediction, PredictRequest, Trace
+from gateway.messages import Assignment, Prediction, PredictRequest, Trace
 from gateway.ports import Catalog, Clock, FrontMeters, Service
 from gateway.settings import HttpLimits
 
@@ -101,6 +101,8 @@ class HttpFront:
             if self.access_log:
                 self._log(plan, prediction.servable.version, request, 200, trace)
             headers = _head_of(json_length)
+            if prediction.assignment is not None:
+                headers = [*headers, *_marks_of(prediction, prediction.assignment)]
             if plan.compression and COMPRESS_FROM_BYTES <= len(body) <= COMPRESS_UP_TO_BYTES:
                 body = compress(body, plan.compression)
                 headers = [*headers, (b"content-encoding", plan.compression.encode())]
@@ -163,6 +165,15 @@ def _head_of(json_length: int | None) -> list[tuple[bytes, bytes]]:
     return [
         (b"content-type", b"application/octet-stream"),
         (b"inference-header-content-length", str(json_length).encode()),
+    ]
+
+
+def _marks_of(prediction: Prediction, assignment: Assignment) -> list[tuple[bytes, bytes]]:
+    """What the reply's parameters say, for who does not read bodies."""
+    return [
+        (b"x-headrace-version", assignment.version.encode()),
+        (b"x-headrace-arm", assignment.arm.encode()),
+        (b"x-headrace-prediction-id", prediction.prediction_id.encode()),
     ]
 
 

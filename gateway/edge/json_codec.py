@@ -45,7 +45,7 @@ from gateway.edge.tensor_json import json_problem
 from gateway.edge.tensor_values import tensor_of
 from gateway.errors import invalid
 from gateway.messages import Prediction, PredictRequest
-from gateway.ports import Enrichment, Servable
+from gateway.ports import ContextNames, Servable
 
 MAX_TENSOR_BYTES = 64 * 1024 * 1024
 """Default bound of a tensor that comes as JSON, in bytes of the tensor (Triton bounds this too)."""
@@ -78,7 +78,7 @@ def decode_infer(
     ``header_length`` is the value of ``Inference-Header-Content-Length``, None when the header is
     absent; 0 means that the whole body is one tensor. ``version`` is the one in the path, or "".
     ``now`` is in seconds on the loop's clock. Of the request's ``headers`` those are read that the
-    servable's enrichment wants. Inputs may be read-only views of ``body``.
+    servable has names for. Inputs may be read-only views of ``body``.
 
     Raises INVALID_ARGUMENT, or UNIMPLEMENTED for shared memory and classification.
     """
@@ -129,13 +129,13 @@ def decode_infer(
 
 
 class _JsonContext(WantedContext):
-    """What the enrichment of one servable wants, as it stands in the request's JSON."""
+    """What is wanted of the requests to one servable, as it stands in their JSON."""
 
     __slots__ = ("_attributes", "kind")
 
-    def __init__(self, enrichment: Enrichment) -> None:
-        super().__init__(enrichment)
-        self.kind, self._attributes = parameters_type(enrichment.parameters)
+    def __init__(self, names: ContextNames) -> None:
+        super().__init__(names)
+        self.kind, self._attributes = parameters_type(names.parameters)
 
     def read(
         self, request: PredictRequest, parameters: FeatureParameters | None, headers: HeaderFields
@@ -166,7 +166,8 @@ class _Decoder:
     def __init__(self, target: Servable) -> None:
         self._model = target.name
         self._signature: Signature = target.signature
-        self.wanted = None if target.enrichment is None else _JsonContext(target.enrichment)
+        names = target.context_names
+        self.wanted = None if names is None else _JsonContext(names)
         kind = RequestParameters if self.wanted is None else self.wanted.kind
         self._parse_once = one_pass_reader(self._signature, kind)
         self._parse_patiently = read_patiently if self.wanted is None else PatientReader(kind)

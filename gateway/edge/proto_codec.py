@@ -57,7 +57,7 @@ def decode_infer(
 
     ``find`` takes the model's name and the version ("" when the caller leaves it to the policy); it
     may be called twice, and its errors pass through. ``now`` is in seconds on the loop's clock. Of
-    the call's ``headers`` (metadata) those are read that the servable's enrichment wants. Inputs
+    the call's ``headers`` (metadata) those are read that the servable has names for. Inputs
     may be read-only.
 
     Raises INVALID_ARGUMENT, or UNIMPLEMENTED for shared memory and classification.
@@ -145,8 +145,8 @@ class _Decoder:
         self._known: dict[bytes, InputLayout] = {}
         self.table: InputTable = input_table(target)
         self.memo = RequestMemo()
-        enrichment = target.enrichment
-        self.wanted = None if enrichment is None else WantedContext(enrichment)
+        names = target.context_names
+        self.wanted = None if names is None else WantedContext(names)
 
     def read_raw(
         self, wire: ModelInferRequest, raw: list[bytes]
@@ -250,7 +250,7 @@ def _request_options(
 def _feature_options(
     wanted: WantedContext, parameters: Mapping[str, InferParameter]
 ) -> FeatureOptions:
-    """What a request to a servable with an enrichment says in its parameters."""
+    """What a request to a servable that wants a context says in its parameters."""
     asks = _value(parameters, FEATURE_STATUS)
     if asks is not None and not isinstance(asks, bool):
         raise invalid(f"parameter {FEATURE_STATUS} is {reprlib.repr(asks)}; expected a bool_param")

@@ -36,10 +36,10 @@ _MAX_LENGTHS = 4
 
 
 class FeatureOptions(msgspec.Struct, frozen=True, gc=False):
-    """What a request says in its parameters to the enrichment of its servable."""
+    """What a request says in its parameters to its servable's enrichment, or to the plan of a rollout."""
 
     values: tuple[ContextValue, ...]
-    """Of the parameters that the enrichment wants."""
+    """Of the parameters that are wanted."""
     wants_status: bool
 
 
@@ -58,7 +58,7 @@ class Remembered(msgspec.Struct, gc=False):
     timeout_us: int | None
     priority: int | None
     features: FeatureOptions | None
-    """None for a servable without an enrichment."""
+    """None for a servable that wants no context."""
 
     def read(self, message: bytes) -> tuple[Tensor, ...] | None:
         """The tensors of a message with this key, in the signature's order; None if it differs.

@@ -127,7 +127,7 @@ class Enrich:
         deadline_s = min(request.deadline_s, self._clock() + enrichment.budget_s)
         found = self._lookup.ask(wanted.views, deadline_s)
         if found.settled:
-            completed, now_us = self._complete(request, enrichment, wanted, found)
+            completed, now_us = self._complete(routed, enrichment, wanted, found)
             prediction = await self._next(routed)
         else:
             # Held from here on: a version must not go while a request waits for its rows.
@@ -135,7 +135,7 @@ class Enrich:
             servable.acquire()
             try:
                 await self._rows_of(found)
-                completed, now_us = self._complete(request, enrichment, wanted, found)
+                completed, now_us = self._complete(routed, enrichment, wanted, found)
                 prediction = await self._next(routed)
             finally:
                 if servable.release():
@@ -172,10 +172,10 @@ class Enrich:
             raise invalid(str(error)) from None
 
     def _complete(
-        self, request: PredictRequest, enrichment: ServiceEnrichment, wanted: Wanted, found: Lookup
+        self, routed: RoutedRequest, enrichment: ServiceEnrichment, wanted: Wanted, found: Lookup
     ) -> tuple[Completed, int]:
         """Give the request what it carries into its batch; returns its rows, and the time (µs since 1970)."""
-        plan = enrichment.plan
+        plan, request = enrichment.plan, routed.request
         now_us = self._now_us()
         try:
             completed = plan.complete(wanted, found, now_us)
@@ -185,6 +185,7 @@ class Enrich:
         if wanted.glance is not None:
             wanted.glance.note(self._lookup, wanted.views, completed.views, now_us)
         if completed.defaulted_values:
+            routed.has_defaults = True
             self._judge(enrichment, completed)
         request.inputs = plan.carried(request.inputs, wanted, completed)
         return completed, now_us

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from backends.changes import Changes, VersionKey, changes
@@ -33,6 +35,9 @@ from gateway.supervisor.in_turn import InTurn
 logger = logging.getLogger("headrace.repository")
 
 MAX_NAME_CHARACTERS = 256
+OTHER_CHANGE_S = 60.0
+"""How long a plan's versions wait for a load that somebody asked for."""
+LOOK_AGAIN_S = 0.02
 
 T = TypeVar("T")
 
@@ -66,7 +71,9 @@ class LocalControl:
         swapper: Swapper,
         *,
         drain_timeout_s: float,
+        planned: Mapping[str, Collection[int]] = MappingProxyType({}),
     ) -> None:
+        """``planned``: versions of models that a rollout's plan names; see ``follow_plan``."""
         self._settings = settings
         self._root = Path(settings.models)
         self._state = state
@@ -78,6 +85,9 @@ class LocalControl:
         self._attempt_number = 0
         self._threads_inside = 0
         self._look = state.desired
+        self._planned = dict(planned)
+        self._unloaded: set[str] = set()
+        """Models with a plan that somebody has unloaded: nobody brings them back unasked."""
 
     # -- the port ---------------------------------------------------------------------------------
 
@@ -89,6 +99,7 @@ class LocalControl:
         await self._changes.run(partial(self._load, model))
 
     async def _load(self, model: str) -> None:
+        self._unloaded.discard(model)
         await self.prepare_load(model)
         self.commit()
 
@@ -159,8 +170,10 @@ class LocalControl:
     def commit(self) -> None:
         """Serve what was prepared. Versions that it replaces finish what they have, then go."""
         prepared, self._prepared = self._prepared, None
-        if prepared is None:
-            return
+        if prepared is not None:
+            self._commit(prepared)
+
+    def _commit(self, prepared: _Prepared) -> None:
         for arriving in prepared.arriving:
             self._swapper.swap_in(arriving, _nothing)
             logger.info(
@@ -184,6 +197,7 @@ class LocalControl:
     async def drop(self, model: str) -> None:
         """Stop serving a model; returns once its last caller has left."""
         versions = [one.version for one in self._state.loaded if one.name == model]
+        self._unloaded.add(model)
         if not versions:
             if any(status.name == model for status in statuses_of(self._state)):
                 return  # it is not served: so be it
@@ -207,11 +221,38 @@ class LocalControl:
                 f"still draining after {self._drain_timeout_s:g} s; it takes no new calls",
             )
 
+    async def follow_plan(self, model: str, versions: Collection[str]) -> None:
+        """Serve these versions of a model from now on, whatever its policy says; returns when they were tried.
+
+        What cannot be loaded is left out, and the index says why. Raises NOT_READY when the folder cannot be read, or
+        other changes leave no room for this one.
+        """
+        self._planned[model] = [int(version) for version in versions if version.isdecimal()]
+        if model in self._unloaded:
+            return
+        async with self._changes.lock:
+            await self._no_other_change()
+            prepared = await self._aside(partial(self._prepare_one, model))
+            await self._no_other_change()
+            self._commit(prepared)
+
+    async def _no_other_change(self) -> None:
+        """The supervisor's changes come in two steps and without our lock: nothing may come between them."""
+        give_up_s = time.monotonic() + OTHER_CHANGE_S
+        while self._prepared is not None or self._threads_inside:
+            if time.monotonic() > give_up_s:
+                raise HeadraceError(
+                    ErrorCode.NOT_READY, "the repository is busy with other changes"
+                )
+            await asyncio.sleep(LOOK_AGAIN_S)
+
     async def catch_up(self, served: Mapping[str, list[str]]) -> None:
         """Serve exactly what the other workers serve, whatever lies in the folder by now."""
         async with self._changes.lock:
             have = {(one.name, one.version) for one in self._state.loaded}
             want = {(name, version) for name, versions in served.items() for version in versions}
+            planned = {(name, str(one)) for name, some in self._planned.items() for one in some}
+            want |= have & planned
             # What is here already, too: others may have reloaded it while this process was starting.
             prepared = await self._aside(partial(self._prepare_exactly, sorted(want)))
             for problem in prepared.failed:
@@ -244,7 +285,7 @@ class LocalControl:
 
     def _prepare_one(self, name: str) -> _Prepared:
         try:
-            model, problems = scan_model(self._root, name)
+            model, problems = scan_model(self._root, name, versions=self._planned.get(name))
         except RepositoryError as error:
             raise HeadraceError(ErrorCode.NOT_READY, str(error)) from None
         if model is None and not problems:
@@ -255,7 +296,10 @@ class LocalControl:
         return prepared._replace(failed=(*whole, *prepared.failed))
 
     def _prepare_all(self) -> _Prepared:
-        before, self._look = self._look, scan_repository(self._root, before=self._look)
+        before, self._look = (
+            self._look,
+            scan_repository(self._root, before=self._look, versions=self._planned),
+        )
         return self._attempt(self._look, changes(self._look, self._state, before=before))
 
     def _attempt(self, desired: Desired, wanted: Changes) -> _Prepared:

@@ -40,7 +40,7 @@ class StubServable:
         self.version = version
         self.platform = "stub"
         self.signature = signature
-        self.enrichment = enrichment
+        self.enrichment = self.context_names = enrichment
         self.max_batch_size = max_batch_size
         self.default_timeout_s = default_timeout_s
         self.default_priority = default_priority

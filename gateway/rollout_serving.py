@@ -1,0 +1,102 @@
+"""Rollouts in one process that serves: the store, the disk, the routes and the tasks, put together.
+
+Part of the composition root. Only where rollouts are enabled is any of this made, and the client of the store imported.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from foundation.store import Store
+from gateway.core.arms import MayChoose, refuse_all, versions_of
+from gateway.rollout_following import PlanStore, RolloutFollowing, VersionLoader
+from gateway.rollout_routing import RolloutPlans
+from gateway.serving import Serving
+from rollout.last_known import LastKnown
+from rollout.ports import Rollouts, Stored
+from rollout.settings import RolloutSettings
+
+PLANS_FOLDER = "plans"
+
+
+def open_rollouts(settings: RolloutSettings, store: Store) -> Rollouts:
+    """The plans in the store. Nothing is connected before something is asked."""
+    from rollout.redis_rollouts import (
+        RedisRollouts,
+    )  # slow to import, and not needed without rollouts
+
+    return RedisRollouts(lambda: store.url, timeout_s=settings.store_timeout_ms * 1e-3)
+
+
+class RolloutServing:
+    """What a process that serves has of rollouts: ``read``, ``attach``, ``start``, ``close``, in this order."""
+
+    def __init__(self, settings: RolloutSettings, rollouts: Rollouts) -> None:
+        self._settings = settings
+        self._store = PlanStore(rollouts, LastKnown(Path(settings.state_dir) / PLANS_FOLDER))
+        self._first: dict[str, Stored] = {}
+        self._troubles: dict[str, str] = {}
+        self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        """In heartbeats and reports."""
+
+    async def read(self) -> dict[str, list[int]]:
+        """Which versions of which models are to be loaded first of all, by the plans that are known."""
+        self._first, self._troubles = await self._store.first()
+        return {
+            model: [int(one) for one in sorted(versions_of(stored.plan)) if one.isdecimal()]
+            for model, stored in self._first.items()
+        }
+
+    def attach(
+        self, serving: Serving, loader: VersionLoader, may_choose: MayChoose = refuse_all
+    ) -> None:
+        """Have the plans in force from the first request on."""
+        self.plans = RolloutPlans(
+            serving.table,
+            serving.routing,
+            clock=time.monotonic,
+            may_choose=may_choose,
+        )
+        for stored in self._first.values():
+            self.plans.adopt(stored)
+        for model, why in self._troubles.items():
+            self.plans.distrust(model, why)
+        self._following = RolloutFollowing(
+            self._settings, self._store, self.plans, loader, worker=self.worker
+        )
+        self.plans.export(serving.metrics)
+        self._following.export(serving.metrics)
+
+    async def start(self) -> None:
+        """Begin to follow."""
+        await self._following.start()
+
+    async def close(self) -> None:
+        """Report what was counted last, and leave."""
+        await self._following.close()
+
+    def snapshot(self) -> dict[str, Any]:
+        """What ``/status`` shows."""
+        return {
+            "worker": self.worker,
+            "store_is_up": self._store.is_up,
+            "troubles": dict(self.plans.troubles),
+            "plans": {
+                model: {
+                    "revision": one.plan.revision,
+                    "state": one.plan.state.value,
+                    "weights_percent": {arm.version: arm.weight_percent for arm in one.plan.arms},
+                    "missing_versions": sorted(self.plans.missing(model)),
+                    "unfit_versions": dict(one.unfit),
+                    "counted": msgspec.to_builtins(self.plans.counters(model, is_final=False)),
+                }
+                for model, one in self.plans.followed.items()
+            },
+        }
