@@ -144,6 +144,20 @@ def scan_model(
     return None, []
 
 
+def existing_versions(root: Path, name: str) -> list[int]:
+    """The numbers of a model's version folders, newest first, whatever its policy wants; empty for no such model.
+
+    Raises ``RepositoryError`` where ``root`` is no readable folder.
+    """
+    for folder in _model_folders(root):
+        if folder.name == name:
+            try:
+                return _version_numbers(folder)[0]
+            except OSError:
+                return []
+    return []
+
+
 def _model_folders(root: Path) -> list[Path]:
     try:
         if not root.exists():

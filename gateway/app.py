@@ -32,9 +32,11 @@ from gateway.feast_serving import layout_of
 from gateway.feature_looking import open_looking
 from gateway.feature_serving import FeatureFit, FeatureServing, open_store_in_thread, row_source
 from gateway.feature_writing import open_pushes
+from gateway.mirroring import QuietWorker
 from gateway.pipeline.workers import ThreadWorker
 from gateway.ports import RepositoryControl
 from gateway.process_view import make_registry, snapshot_of
+from gateway.rollout_administering import RolloutAdministering, routes_of
 from gateway.rollout_serving import RolloutServing, open_rollouts
 from gateway.serving import Serving
 from gateway.settings import GatewaySettings
@@ -75,6 +77,7 @@ class Gateway:
         self._source: RowSource | None = None
         self.features: FeatureServing | None = None
         self.rollouts: RolloutServing | None = None
+        self._administering: RolloutAdministering | None = None
         self._planned: Mapping[str, Collection[int]] = {}
         self._started_s = time.monotonic()
 
@@ -136,6 +139,7 @@ class Gateway:
             make_worker=lambda name, threads: ThreadWorker(loop, threads, name),
             thread_clock=time.thread_time,
             features=self.features,
+            shadow_worker=None if self.rollouts is None else QuietWorker(loop, 1, "shadow"),
         )
         self.pushes = open_pushes(settings.features, self._store, self._source)
         self.pushes.export(serving.metrics)
@@ -214,8 +218,14 @@ class Gateway:
         self.addresses = self._ports.addresses
         self._registry = make_registry(self.serving, self._ports)
         if admin_socket is not None:
+            if self._store is not None and self.settings.rollout.enabled:
+                models = Path(self.settings.repository.models)
+                self._administering = RolloutAdministering(
+                    self.settings.rollout, self._store, models
+                )
+                self._administering.start()
             self.addresses["admin"], self._admin_server = admin_server(
-                admin.build(self._alone(), self._version),
+                admin.build(self._alone(), self._version, routes_of(self._administering)),
                 admin_socket,
                 self.settings,
                 self.tls,
@@ -251,6 +261,10 @@ class Gateway:
             self.tls.reload_if_changed()
         if self.access is not None:
             self.access.sweep()
+        if self._administering is not None:
+            self._administering.sweep()
+        if self.rollouts is not None:
+            self.rollouts.access.sweep()
         for connection in (*self._ports.http_connections, *self._ports.grpc_connections):
             try:
                 connection.sweep(now)
@@ -297,6 +311,8 @@ class Gateway:
             await asyncio.to_thread(self.tracer.close, LAST_TRACES_S)
         if self._admin_server is not None:
             await self._admin_server.stop(1.0)
+        if self._administering is not None:
+            await self._administering.close()
         if self.rollouts is not None:
             await self.rollouts.close()
         await self.abandon()

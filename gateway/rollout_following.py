@@ -279,7 +279,7 @@ class RolloutFollowing:
         for model, followed in list(self._plans.followed.items()):
             began = followed.plan.began_revision
             counters = self._plans.counters(model, is_final=is_final)
-            if not counters.stretches and not is_final:
+            if not (counters.stretches or counters.comparisons or is_final):
                 continue
             if self._reported.get(model) == (began, counters):
                 continue

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Collection, Mapping
+from typing import Protocol
 
 from gateway.core.arms import ArmMeters, KeysSeen, MayChoose, ModelArms, refuse_all, versions_of
 from gateway.core.compatible import difference
@@ -16,15 +17,32 @@ from gateway.core.plan_counts import PlanCounts
 from gateway.core.servables import ServableTable, ServableVersion
 from gateway.pipeline.output_watch import OutputWatch
 from gateway.pipeline.route import RolloutRouting
-from gateway.ports import Clock
+from gateway.ports import Clock, CountedServable
 from gateway.telemetry.metrics import Metrics
 from rollout.checking import document_faults_of
+from rollout.evidence import PairedScores
 from rollout.last_known import succeeds
 from rollout.plan import Plan
 from rollout.ports import Counters, ModelBeat, Stored
 from rollout.sequential import sample_ratio_log_bayes_factor
+from rollout.shadow_report import ShadowReport
 
 logger = logging.getLogger("headrace.rollouts")
+
+
+class Shadows(Protocol):
+    """Who copies requests, and compares the answers."""
+
+    def follow(
+        self, model: str, plan: Plan | None, servables: Mapping[str, CountedServable]
+    ) -> None:
+        """Copy by this plan from now on, to these versions."""
+
+    def paired_scores(self, model: str) -> PairedScores | None:
+        """Of the plan in force."""
+
+    def comparisons(self, model: str, *, fresh: bool = False) -> tuple[ShadowReport, ...]:
+        """Likewise."""
 
 
 class FollowedPlan:
@@ -62,8 +80,7 @@ class RolloutPlans:
         self.followed: dict[str, FollowedPlan] = {}
         self.troubles: dict[str, str] = {}
         """By model: why what the store has is not in force."""
-        self.on_installed: Callable[[Plan, Mapping[str, ServableVersion]], None] | None = None
-        """Told when a plan's routes were made anew: the plan, and the versions that can stand for each other."""
+        self._shadows: Shadows | None = None
         self._table = table
         self._routing = routing
         self._watches: dict[ServableVersion, OutputWatch] = {}
@@ -71,6 +88,10 @@ class RolloutPlans:
         self._may_choose = may_choose
         self._random_bits = random_bits
         table.on_change = self._refresh
+
+    def mirror(self, shadows: Shadows) -> None:
+        """Have these follow every plan that comes into force from now on."""
+        self._shadows = shadows
 
     # -- plans ------------------------------------------------------------------------------------
 
@@ -185,8 +206,8 @@ class RolloutPlans:
                 servable.run = watch.run
 
     def _tell(self, plan: Plan, fitting: Mapping[str, ServableVersion]) -> None:
-        if self.on_installed is not None:
-            self.on_installed(plan, fitting)
+        if self._shadows is not None:
+            self._shadows.follow(plan.model, plan, fitting)
 
     # -- what others are told ---------------------------------------------------------------------
 
@@ -211,7 +232,12 @@ class RolloutPlans:
 
     def counters(self, model: str, *, is_final: bool) -> Counters:
         """What this process has counted of the model's plan."""
-        return self.followed[model].counts.counters(is_final=is_final)
+        shadows = self._shadows
+        return self.followed[model].counts.counters(
+            None if shadows is None else shadows.paired_scores(model),
+            () if shadows is None else shadows.comparisons(model, fresh=is_final),
+            is_final=is_final,
+        )
 
     def export(self, metrics: Metrics) -> None:
         """Declare what is told to Prometheus."""

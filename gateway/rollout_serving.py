@@ -15,7 +15,9 @@ from typing import Any
 import msgspec
 
 from foundation.store import Store
-from gateway.core.arms import MayChoose, refuse_all, versions_of
+from gateway.core.arms import versions_of
+from gateway.edge.rollout_access import RolloutAccess
+from gateway.mirroring import Mirroring
 from gateway.rollout_following import PlanStore, RolloutFollowing, VersionLoader
 from gateway.rollout_routing import RolloutPlans
 from gateway.serving import Serving
@@ -41,8 +43,12 @@ class RolloutServing:
     def __init__(self, settings: RolloutSettings, rollouts: Rollouts) -> None:
         self._settings = settings
         self._store = PlanStore(rollouts, LastKnown(Path(settings.state_dir) / PLANS_FOLDER))
+        tokens = Path(settings.tokens_file) if settings.tokens_file else None
+        self.access = RolloutAccess(tokens, max_changes_per_min=settings.max_changes_per_min)
+        """Who may choose an arm."""
         self._first: dict[str, Stored] = {}
         self._troubles: dict[str, str] = {}
+        self._mirroring: Mirroring | None = None
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         """In heartbeats and reports."""
 
@@ -54,25 +60,26 @@ class RolloutServing:
             for model, stored in self._first.items()
         }
 
-    def attach(
-        self, serving: Serving, loader: VersionLoader, may_choose: MayChoose = refuse_all
-    ) -> None:
+    def attach(self, serving: Serving, loader: VersionLoader) -> None:
         """Have the plans in force from the first request on."""
         self.plans = RolloutPlans(
             serving.table,
             serving.routing,
             clock=time.monotonic,
-            may_choose=may_choose,
+            may_choose=self.access.may_choose_arm,
         )
+        self._following = RolloutFollowing(
+            self._settings, self._store, self.plans, loader, worker=self.worker
+        )
+        if serving.mirroring is not None:
+            self._mirroring = serving.mirroring
+            self.plans.mirror(serving.mirroring)
+        self.plans.export(serving.metrics)
+        self._following.export(serving.metrics)
         for stored in self._first.values():
             self.plans.adopt(stored)
         for model, why in self._troubles.items():
             self.plans.distrust(model, why)
-        self._following = RolloutFollowing(
-            self._settings, self._store, self.plans, loader, worker=self.worker
-        )
-        self.plans.export(serving.metrics)
-        self._following.export(serving.metrics)
 
     async def start(self) -> None:
         """Begin to follow."""
@@ -81,6 +88,8 @@ class RolloutServing:
     async def close(self) -> None:
         """Report what was counted last, and leave."""
         await self._following.close()
+        if self._mirroring is not None:
+            await self._mirroring.close()
 
     def snapshot(self) -> dict[str, Any]:
         """What ``/status`` shows."""
@@ -88,6 +97,7 @@ class RolloutServing:
             "worker": self.worker,
             "store_is_up": self._store.is_up,
             "troubles": dict(self.plans.troubles),
+            "shadows": None if self._mirroring is None else self._mirroring.snapshot(),
             "plans": {
                 model: {
                     "revision": one.plan.revision,

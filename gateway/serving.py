@@ -22,6 +22,7 @@ from gateway.core.service_time import ServiceTime
 from gateway.core.statistics import VersionStatistics
 from gateway.feature_serving import FeatureServing
 from gateway.messages import LaneFacts, ModelStatus, PredictRequest, RoutedRequest
+from gateway.mirroring import Mirroring
 from gateway.pipeline.admit import Admit
 from gateway.pipeline.dispatch import Dispatch
 from gateway.pipeline.enrich import ServiceEnrichment
@@ -52,8 +53,9 @@ class Serving:
         make_worker: MakeWorker,
         thread_clock: Clock | None = None,
         features: FeatureServing | None = None,
+        shadow_worker: Worker | None = None,
     ) -> None:
-        """``features``: without it, no version may have an enrichment."""
+        """``features``: without it, no version may have an enrichment; ``shadow_worker``: without it, no shadows."""
         self.admission = Admission(settings.admission)
         self.routing = RolloutRouting(clock, PredictionIds(time.time_ns, random.getrandbits))
         """What rollouts have the stack do; whoever follows plans changes it."""
@@ -70,12 +72,37 @@ class Serving:
         self._thread_clock = thread_clock
         self.table = ServableTable([self._open(model) for model in models], statuses)
         inner: Service[RoutedRequest] = Dispatch(self.lanes, self._on_drained)
+        self.mirroring: Mirroring | None = None
+        if shadow_worker is not None:
+            inner = self._mirrored(inner, shadow_worker, settings, features)
         if features is not None:
             features.export(self.metrics)
             inner = features.hop(inner, self._on_drained)
         self.stack: Service[PredictRequest] = Admit(
             self.admission, Route(self.table, inner, self.routing)
         )
+
+    def _mirrored(
+        self,
+        live: Service[RoutedRequest],
+        worker: Worker,
+        settings: GatewaySettings,
+        features: FeatureServing | None,
+    ) -> Service[RoutedRequest]:
+        self.mirroring = mirroring = Mirroring(
+            loop=self._loop,
+            clock=self._clock,
+            worker=worker,
+            admission=self.admission,
+            admission_limits=settings.admission,
+            live_lanes=self.lanes,
+            on_drained=self._on_drained,
+        )
+        mirroring.export(self.metrics)
+        enriched = None
+        if features is not None:
+            enriched = features.hop(mirroring.dispatch, self._on_drained)
+        return mirroring.hop(live, enriched)
 
     # -- versions come and go -------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from foundation.store import Store, StoreError
 from gateway.edge import admin, tls
@@ -25,6 +26,7 @@ from gateway.edge.data_ports import (
 from gateway.edge.listeners import claim_shared, listen
 from gateway.feature_serving import open_store_in_thread, row_source
 from gateway.messages import ModelStatus
+from gateway.rollout_administering import RolloutAdministering, routes_of
 from gateway.settings import GatewaySettings
 from gateway.supervisor.seat import Listeners
 from gateway.supervisor.supervisor import Supervisor
@@ -43,6 +45,7 @@ class SupervisedGateway:
         self._paths: dict[str, socket.socket] = {}
         self._tending: asyncio.Task[None] | None = None
         self._store: Store | None = None
+        self._administering: RolloutAdministering | None = None
 
     async def start(self) -> list[ModelStatus]:
         """Everything up and serving; the index. Raises what stops a start: see ``several_processes``.
@@ -62,20 +65,28 @@ class SupervisedGateway:
                 one.close()
             raise
         self._supervisor = supervisor = Supervisor(settings, self._version, listeners, self._say)
-        address, self._admin_server = admin_server(
-            admin.build(supervisor.spokesman, self._version), admin_socket, settings, certificates
-        )
-        await self._admin_server.start()  # who waits for the models may ask whether they are there
         if settings.needs_store:
             self._store = await open_store_in_thread(settings.store)
+        if self._store is not None and settings.rollout.enabled:
+            models = Path(settings.repository.models)
+            self._administering = RolloutAdministering(settings.rollout, self._store, models)
+        address, self._admin_server = admin_server(
+            admin.build(supervisor.spokesman, self._version, routes_of(self._administering)),
+            admin_socket,
+            settings,
+            certificates,
+        )
+        await self._admin_server.start()  # who waits for the models may ask whether they are there
         if self._store is not None and settings.features.manifest:
             row_source(
                 settings.features, self._store
             )  # the workers' to use; wrong words are told once
         watched = certificates if settings.tls.admin else None
         if watched is not None or self._store is not None:
-            self._tending = asyncio.create_task(_tend(watched, self._store))
+            self._tending = asyncio.create_task(_tend(watched, self._store, self._administering))
         index = await supervisor.start()
+        if self._administering is not None:
+            self._administering.start()
         supervisor.spokesman.addresses["admin"] = address
         return index
 
@@ -118,6 +129,8 @@ class SupervisedGateway:
         if self._tending is not None:
             self._tending.cancel()
         await self._admin_server.stop(1.0)
+        if self._administering is not None:
+            await self._administering.close()
         if self._store is not None:  # the workers have gone: the last one out ends a private server
             with contextlib.suppress(StoreError):
                 await asyncio.to_thread(self._store.close)
@@ -125,8 +138,10 @@ class SupervisedGateway:
             one.close()
 
 
-async def _tend(certificates: tls.Tls | None, store: Store | None) -> None:
-    """Keep the admin port's certificate up to date and a private store running, for ever.
+async def _tend(
+    certificates: tls.Tls | None, store: Store | None, administering: RolloutAdministering | None
+) -> None:
+    """Keep the admin port's certificate and tokens up to date and a private store running, for ever.
 
     The workers see to the certificates of the data ports themselves.
     """
@@ -136,3 +151,5 @@ async def _tend(certificates: tls.Tls | None, store: Store | None) -> None:
             certificates.reload_if_changed()
         if store is not None:
             store.tend(time.monotonic())
+        if administering is not None:
+            administering.sweep()

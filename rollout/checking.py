@@ -13,6 +13,7 @@ from typing import get_args
 
 import msgspec
 
+from rollout.comparison_plan import comparison_faults
 from rollout.evidence import Guardrail, GuardrailKind, default_guardrails, guardrail_faults
 from rollout.plan import (
     FORMAT,
@@ -66,6 +67,7 @@ def faults_of(proposal: Proposal, facts: Facts | None = None) -> list[str]:
         *_faults_of_others(proposal),
         *_faults_of_sticky(proposal),
         *_faults_of_shadows(proposal),
+        *comparison_faults(proposal.comparison, proposal.slices),
         *_faults_of_steps(proposal),
         *_faults_of_guardrails(proposal),
         *_faults_of_limits(proposal),
@@ -166,6 +168,11 @@ def _faults_of_shadows(proposal: Proposal) -> Iterator[str]:
     yield from _outside(
         "shadow_min_samples", proposal.shadow_min_samples, 1, MAX_MIN_SAMPLES, "compared copies"
     )
+    if proposal.self_copy_percent != 0:
+        try:
+            ppm_of_percent(proposal.self_copy_percent)
+        except SplitError as error:
+            yield f"self_copy_percent: {error}"
 
 
 def _faults_of_steps(proposal: Proposal) -> Iterator[str]:

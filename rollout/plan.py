@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
+from rollout.comparison_plan import PlannedComparison
 from rollout.split import WHOLE_PPM, Share, ppm_of_percent, weight_ppm
 
 FORMAT = 1
@@ -154,6 +155,12 @@ class Proposal(_Part, frozen=True, kw_only=True):
     shadow_min_time_s: float = 300.0
     shadow_min_samples: int = 500
     """Compared copies, before the candidate gets its first weight."""
+    comparison: PlannedComparison = PlannedComparison()
+    """How the answers to copies are compared."""
+    slices: tuple[str, ...] = ()
+    """``input:NAME``, ``parameter:NAME`` or ``header:NAME``: answers are compared by the values of these, too."""
+    self_copy_percent: float = 1.0
+    """Of requests that the champion answers twice, to know how much it differs from itself; only beside shadows."""
     steps: tuple[Step, ...] = ()
     guardrails: tuple[PlannedGuardrail, ...] = ()
     """None asks for the usual ones, ``rollout.evidence.default_guardrails``."""
@@ -167,6 +174,11 @@ class Proposal(_Part, frozen=True, kw_only=True):
     @property
     def shadows_candidate(self) -> bool:
         return any(shadow.version == self.candidate for shadow in self.shadows)
+
+    @property
+    def self_copy_salt(self) -> str:
+        """By which the requests for self copies are picked: of its own, or they would hang together with the arms."""
+        return f"{self.sticky.salt}/self"
 
 
 class Plan(Proposal, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ from msgspec import Meta
 from rollout.controller import Heartbeat
 from rollout.evidence import MAX_STRETCHES, PairedScores, RecentOutcomes, Stretch
 from rollout.plan import Plan
+from rollout.shadow_report import MAX_REPORTS, ShadowReport
 
 CALL_TIMEOUT_S = 1.0
 """What any call may take, unless the settings say otherwise."""
@@ -84,6 +85,8 @@ class Counters(msgspec.Struct, frozen=True, omit_defaults=True):
     candidate_recent: RecentOutcomes = RecentOutcomes()
     champion_recent: RecentOutcomes = RecentOutcomes()
     paired_scores: PairedScores | None = None
+    comparisons: Annotated[tuple[ShadowReport, ...], Meta(max_length=MAX_REPORTS)] = ()
+    """What copies to shadows have shown, by version."""
     is_complete: bool = True
     """False when the worker knows that it has lost some, or when what it wrote cannot be read."""
     is_final: bool = False

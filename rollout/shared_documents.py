@@ -22,6 +22,7 @@ from rollout.ports import (
     Stored,
     WorkerBeat,
 )
+from rollout.shadow_report import without_slices
 
 _LOST = Counters(is_complete=False)
 
@@ -56,8 +57,12 @@ def plan_document(plan: Plan, expected_revision: int, fence: int) -> bytes:
 
 
 def report_document(counters: Counters) -> bytes:
-    """Raises ``ValueError`` for one that is too long."""
-    return _bounded(msgspec.json.encode(counters), MAX_REPORT_BYTES, "the counters")
+    """Slices are left out where it would be too long: no verdict needs them. Raises ``ValueError`` if it still is."""
+    document = msgspec.json.encode(counters)
+    if len(document) > MAX_REPORT_BYTES and counters.comparisons:
+        shorter = without_slices(counters.comparisons)
+        document = msgspec.json.encode(msgspec.structs.replace(counters, comparisons=shorter))
+    return _bounded(document, MAX_REPORT_BYTES, "the counters")
 
 
 def beat_document(beat: WorkerBeat) -> bytes:

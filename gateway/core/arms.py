@@ -121,7 +121,8 @@ class ModelArms:
         keys_seen: KeysSeen | None = None,
     ) -> None:
         """``servables``: the loaded versions of the model that can stand for each other, the answering one among them;
-        every one of them has its place in ``watches``."""
+        every one of them has its place in ``watches``.
+        """
         self.plan = plan
         self.slo_s = plan.slo_ms * 1e-3
         self.meters = meters or ArmMeters()
@@ -327,11 +328,15 @@ def _shadows_of(
 ) -> tuple[tuple[str, str, int], ...]:
     if plan.state not in _COPYING:
         return ()
-    return tuple(
+    found = [
         (one.version, one.salt, ppm_of_percent(one.percent))
         for one in plan.shadows
         if one.version in servables
-    )
+    ]
+    if found and plan.self_copy_percent:
+        own_ppm = ppm_of_percent(plan.self_copy_percent)
+        found.append((plan.champion, plan.self_copy_salt, own_ppm))
+    return tuple(found)
 
 
 def _bytes_of(value: ContextValue, kind: str) -> bytes | None:

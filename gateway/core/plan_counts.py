@@ -10,6 +10,7 @@ from gateway.core.arm_counts import StretchTallies
 from rollout.evidence import PairedScores
 from rollout.plan import Plan
 from rollout.ports import Counters
+from rollout.shadow_report import ShadowReport
 
 MAX_KEPT_STRETCHES = 1024
 """Of one plan. Beyond them the oldest is forgotten, and the counters say that they are not complete."""
@@ -43,13 +44,20 @@ class PlanCounts:
         self.current = stretch
         return stretch
 
-    def counters(self, paired_scores: PairedScores | None = None, *, is_final: bool) -> Counters:
+    def counters(
+        self,
+        paired_scores: PairedScores | None = None,
+        comparisons: tuple[ShadowReport, ...] = (),
+        *,
+        is_final: bool,
+    ) -> Counters:
         """All of it, as a report holds it."""
         return Counters(
             stretches=tuple(one.stretch() for one in self.stretches if not one.is_empty),
             candidate_recent=self.current.candidate.recent(),
             champion_recent=self.current.champion.recent(),
             paired_scores=paired_scores,
+            comparisons=comparisons,
             is_complete=self._is_complete,
             is_final=is_final,
         )

@@ -22,12 +22,14 @@ from gateway.edge.feature_lookup import FeatureRoutes
 from gateway.edge.http_access import MutationsFromLoopbackOnly
 from gateway.edge.http_app import on_headrace_error, on_http_exception
 from gateway.edge.http_repository import RepositoryRoutes
+from gateway.edge.rollout_access import ROOT, RolloutWall
+from gateway.edge.rollout_routes import RolloutRoutes
 from gateway.errors import HeadraceError
 from gateway.ports import Instance
 
 
-def build(instance: Instance, version: str) -> Any:
-    """The admin application of an instance that is of this version."""
+def build(instance: Instance, version: str, rollouts: RolloutRoutes | None = None) -> Any:
+    """The admin application of an instance that is of this version. Without ``rollouts`` it knows none."""
 
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
@@ -45,13 +47,14 @@ def build(instance: Instance, version: str) -> Any:
 
     app = Starlette(
         routes=[
-            *_descriptions(version),
+            *_descriptions(version, with_rollouts=rollouts is not None),
             Route("/metrics", metrics, methods=["GET"]),
             Route("/status", status, methods=["GET"]),
             Route("/v2/health/live", live, methods=["GET"]),
             Route("/v2/health/ready", ready, methods=["GET"]),
             *FeatureRoutes(instance).routes(),
             *RepositoryRoutes(instance).routes(),
+            *(rollouts.routes() if rollouts is not None else ()),
         ],
         exception_handlers={
             HTTPException: on_http_exception,
@@ -59,7 +62,7 @@ def build(instance: Instance, version: str) -> Any:
             Exception: on_headrace_error,
         },
     )
-    return MutationsFromLoopbackOnly(app)
+    return MutationsFromLoopbackOnly(app) if rollouts is None else RolloutWall(app, rollouts.access)
 
 
 PATHS = [
@@ -74,10 +77,12 @@ PATHS = [
 ]
 
 
-def _descriptions(version: str) -> list[Route]:
+def _descriptions(version: str, *, with_rollouts: bool) -> list[Route]:
     """What the data port takes: as a document for programs, and as a page for a person with a browser."""
-    described = orjson.dumps(openapi.document(version), option=orjson.OPT_INDENT_2)
-    page = openapi.page(version)
+    whole = openapi.document(version, with_rollouts=with_rollouts)
+    described = orjson.dumps(whole, option=orjson.OPT_INDENT_2)
+    page = openapi.page(version, with_rollouts=with_rollouts)
+    paths = sorted([*PATHS, ROOT]) if with_rollouts else PATHS
 
     async def document(request: Request) -> Response:
         return Response(described, media_type="application/json")
@@ -85,7 +90,7 @@ def _descriptions(version: str) -> list[Route]:
     async def index(request: Request) -> Response:
         if "text/html" in request.headers.get("accept", ""):
             return Response(page, media_type="text/html")
-        return _json({"paths": PATHS})
+        return _json({"paths": paths})
 
     return [
         Route("/", index, methods=["GET"]),

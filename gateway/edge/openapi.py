@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.edge import openapi_features
+from gateway.edge import openapi_features, openapi_rollouts
 from gateway.edge.openapi_schemas import TEXT, Schema, listed, ref, schemas
 
 VERSION = "3.1.0"
@@ -60,8 +60,21 @@ _OF_INFER = (
 _OF_CONTROL = (*_OF_A_MODEL, "Internal", "NotOffered")
 
 
-def document(version: str) -> dict[str, Any]:
-    """The whole document; ``version`` is the server's own."""
+def document(version: str, *, with_rollouts: bool = False) -> dict[str, Any]:
+    """The whole document; ``version`` is the server's own. Rollouts are in it where they are served."""
+    whole = _document(version)
+    if with_rollouts:
+        components = whole["components"]
+        whole["tags"].append({"name": "rollouts"})
+        whole["paths"] |= openapi_rollouts.paths(_errors)
+        components["schemas"] |= openapi_rollouts.schemas()
+        components["parameters"] |= openapi_rollouts.parameters()
+        components["responses"] |= openapi_rollouts.responses()
+        components["securitySchemes"] |= openapi_rollouts.security_schemes()
+    return whole
+
+
+def _document(version: str) -> dict[str, Any]:
     return {
         "openapi": VERSION,
         "info": {
@@ -289,12 +302,15 @@ def _response(name: str) -> dict[str, Any]:
     return made
 
 
-def page(version: str) -> str:
+def page(version: str, *, with_rollouts: bool = False) -> str:
     """The paths for a person with a browser: links to the admin port's own, then everything that is described."""
+    paths = _paths() | openapi_features.paths(_errors)
+    if with_rollouts:
+        paths |= openapi_rollouts.paths(_errors)
     rows = [
         f"<tr><td>{method.upper()}</td><td><code>{path}</code></td><td>{one['summary']}"
         f"{' (this port)' if 'servers' in methods else ''}</td></tr>"
-        for path, methods in (_paths() | openapi_features.paths(_errors)).items()
+        for path, methods in paths.items()
         for method, one in methods.items()
         if method not in ("parameters", "servers")
     ]
