@@ -186,7 +186,6 @@ class Gateway:
             traces=self._traces("grpc"),
             **shared,  # type: ignore[arg-type]
         )
-
         if self.access is not None:
             self.access.on_change = self.http.heads.forget
 

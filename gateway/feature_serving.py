@@ -124,6 +124,14 @@ class FeatureServing:
         """The hop of the stack that completes requests. ``on_drained``: see ``Enrich``."""
         return Enrich(self.lookup, self.meters, self._clock, self._now_us, next_service, on_drained)
 
+    def hop_of_copies(
+        self, next_service: Service[RoutedRequest], on_drained: Callable[[Servable], None]
+    ) -> Enrich:
+        """The same for copies of requests, which are not counted with the requests."""
+        return Enrich(
+            self.lookup, FeatureMeters(), self._clock, self._now_us, next_service, on_drained
+        )
+
     async def start(self) -> None:
         """Connect, or begin to try; returns after the first try."""
         await self._source.start()

@@ -122,6 +122,8 @@ class RoutedRequest(msgspec.Struct):
     """Versions that see a copy of this request."""
     client_inputs: tuple[Tensor, ...] = ()
     """What the caller sent, where there are shadows: ``request.inputs`` changes when features are filled in."""
+    client_context: tuple[ContextValue, ...] = ()
+    """Likewise, of the request's context."""
     has_defaults: bool = False
     """A default stands in for a feature value; noted by the hop that enriches."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from gateway.errors import HeadraceError
 from gateway.ports import Clock
 from gateway.rollout_routing import RolloutPlans
 from gateway.telemetry.metrics import Metrics
+from rollout.checking import document_faults_of
 from rollout.last_known import LastKnown, LastKnownError
 from rollout.ports import CorruptPlanError, Counters, Rollouts, StoreAwayError, Stored, WorkerBeat
 from rollout.settings import RolloutSettings
@@ -27,6 +28,8 @@ logger = logging.getLogger("headrace.rollouts")
 
 FIRST_READ_S = 2.0
 """How long a start waits for the store's plans; then those on the disk have to do."""
+REPORT_ANEW_S = 10.0
+"""After so long, what was reported is reported again: a store may have lost it and not tell."""
 LAST_WORDS_S = 2.0
 """How long the last reports may take when the process ends."""
 RELOAD_AFTER_S = 5.0
@@ -68,10 +71,17 @@ class PlanStore:
                     try:
                         stored = await self.rollouts.plan(model)
                     except CorruptPlanError as error:
-                        troubles[model] = error.reason
+                        troubles[model] = f"{error}"
                         continue
-                    if stored is not None:
-                        plans[model] = stored
+                    if stored is None:
+                        continue
+                    if faults := document_faults_of(stored.plan):
+                        revision = stored.plan.revision
+                        troubles[model] = (
+                            f"its plan of revision {revision} is wrong: {'; '.join(faults)}"
+                        )
+                        continue
+                    plans[model] = stored
             self.is_up = True
         except (StoreAwayError, TimeoutError) as error:
             self.away(error)
@@ -126,6 +136,7 @@ class RolloutFollowing:
         self._loads: dict[str, asyncio.Task[None]] = {}
         self._disk: set[asyncio.Task[None]] = set()
         self._reported: dict[str, tuple[int, Counters]] = {}
+        self._reported_s: dict[str, float] = {}
         self._beat_now = asyncio.Event()
         self.changes_seen = 0
         """Plans that came into force since the start."""
@@ -134,6 +145,7 @@ class RolloutFollowing:
         """Begin to watch, beat and report. The plans that are known have been adopted before."""
         for model in self._plans.followed:
             self._see_to_versions(model)
+        self._in_background(self._keep_all([one.stored for one in self._plans.followed.values()]))
         self._tasks = [
             asyncio.create_task(one)
             for one in (self._watching(), self._polling(), self._beating(), self._reporting())
@@ -151,6 +163,8 @@ class RolloutFollowing:
         except (StoreAwayError, TimeoutError) as error:
             why = str(error) or "no answer"
             logger.warning("the last counts of the rollouts could not be reported: %s", why)
+        except Exception:  # the disk's turn and the connection's end come all the same
+            logger.exception("reporting the last counts of the rollouts failed")
         if self._disk:
             await asyncio.wait(self._disk, timeout=LAST_WORDS_S)
         try:
@@ -204,9 +218,17 @@ class RolloutFollowing:
         )
         self._beat_now.set()
         self._see_to_versions(model)
-        keeping = asyncio.create_task(self._store.keep(stored))
-        self._disk.add(keeping)
-        keeping.add_done_callback(self._disk.discard)
+        self._in_background(self._store.keep(stored))
+
+    async def _keep_all(self, plans: Sequence[Stored]) -> None:
+        """Those that a start found in the store may not be on this disk yet."""
+        for stored in plans:
+            await self._store.keep(stored)
+
+    def _in_background(self, writing: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(writing)
+        self._disk.add(task)
+        task.add_done_callback(self._disk.discard)
 
     # -- versions ---------------------------------------------------------------------------------
 
@@ -223,6 +245,7 @@ class RolloutFollowing:
     async def _load(self, model: str) -> None:
         """Try, and then wait before the next try may begin, so that a broken version costs little."""
         wait_s = RELOAD_AFTER_S
+        clock = asyncio.get_running_loop().time
         while True:
             wanted = versions_of(self._plans.followed[model].plan)
             try:
@@ -237,11 +260,12 @@ class RolloutFollowing:
             self._beat_now.set()
             if not self._plans.missing(model):
                 return
-            give_up_s = time.monotonic() + wait_s
-            while time.monotonic() < give_up_s:
+            give_up_s = clock() + wait_s
+            while clock() < give_up_s:
                 await asyncio.sleep(self._settings.poll_interval_s)
                 if wanted != versions_of(self._plans.followed[model].plan):
                     break
+                self._plans.loaded(model)  # also of a newer revision that wants the same
             else:
                 wait_s = min(2 * wait_s, MAX_RELOAD_AFTER_S)
 
@@ -276,15 +300,18 @@ class RolloutFollowing:
         await self._report(is_final=False)
 
     async def _report(self, *, is_final: bool) -> None:
+        now = asyncio.get_running_loop().time()
         for model, followed in list(self._plans.followed.items()):
             began = followed.plan.began_revision
             counters = self._plans.counters(model, is_final=is_final)
             if not (counters.stretches or counters.comparisons or is_final):
                 continue
-            if self._reported.get(model) == (began, counters):
+            is_news = self._reported.get(model) != (began, counters)
+            if not is_news and now - self._reported_s[model] < REPORT_ANEW_S:
                 continue
             await self._rollouts.report(self._worker, model, began, counters)
             self._reported[model] = (began, counters)
+            self._reported_s[model] = now
 
     # -- again and again --------------------------------------------------------------------------
 

@@ -100,6 +100,8 @@ class RolloutPlans:
         plan = stored.plan
         known = self.followed.get(plan.model)
         if known is not None and not succeeds(plan, known.plan):
+            if plan == known.plan:
+                self.troubles.pop(plan.model, None)  # somebody has put back what was there
             return False
         faults = document_faults_of(plan)
         if faults:
@@ -196,10 +198,15 @@ class RolloutPlans:
         return {version: one for version, one in loaded.items() if version not in unfit}
 
     def _watch(self, model: str, wanted: Collection[ServableVersion]) -> None:
-        """Look at the outputs of these versions of a model, and of no others."""
+        """Look at the outputs of these versions of a model, and of no others.
+
+        One that is leaving is looked at until its last caller has left: he is counted, too.
+        """
+        loaded = self._table.of(model)
         for servable in [one for one in self._watches if one.name == model and one not in wanted]:
             watch = self._watches.pop(servable)
-            servable.run = watch.run_unwatched
+            if servable in loaded:
+                servable.run = watch.run_unwatched
         for servable in wanted:
             if servable not in self._watches:
                 watch = self._watches[servable] = OutputWatch(servable.run, servable.signature)

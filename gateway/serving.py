@@ -101,7 +101,7 @@ class Serving:
         mirroring.export(self.metrics)
         enriched = None
         if features is not None:
-            enriched = features.hop(mirroring.dispatch, self._on_drained)
+            enriched = features.hop_of_copies(mirroring.dispatch, self._on_drained)
         return mirroring.hop(live, enriched)
 
     # -- versions come and go -------------------------------------------------------------------------

@@ -48,6 +48,9 @@ from rollout.ports import (
 )
 from rollout.transitions import Author, Change, Refused, refusal_of
 
+WARM_TIMEOUT_S = 30.0
+"""How long a start waits until every gateway has loaded what the plan names."""
+WARM_AGAIN_S = 0.1
 PLANS_AT_ONCE = 32
 """That are read for the list of all."""
 
@@ -79,11 +82,13 @@ class Administration:
         audit: AuditLog,
         facts: Callable[[str], Awaitable[Facts]],
         wall_clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._rollouts = rollouts
         self._writer = ChangeWriter(rollouts, audit)
         self._facts = facts
         self._wall_clock = wall_clock
+        self._sleep = sleep
 
     # -- looking ----------------------------------------------------------------------------------
 
@@ -130,8 +135,10 @@ class Administration:
     ) -> Changed:
         """Submit a plan, the model's first or one in the place of ``expected_revision``; ``start`` it at once.
 
-        The start is checked before anything is written, and is a revision of its own. A dry run checks all the same,
-        and writes and records nothing.
+        The start is checked before anything is written, and is a revision of its own. Gateways load what a draft names:
+        where they have not loaded it yet, the draft is written and the start waits for them, up to
+        ``WARM_TIMEOUT_S``; after that the draft stays, and the refusal says so. A dry run checks all the same but for
+        what is loaded, and writes and records nothing.
         """
         _must_be_a_person(author)
         proposal = _proposal(model, proposal_document)
@@ -150,6 +157,10 @@ class Administration:
         if start:
             change = Change(event=Event.START, revision=draft.revision)
             started = await self._applied(draft, change, now_s, author, reason)
+            if isinstance(started, Refused) and started.kind == "not_warm":
+                if not dry_run:
+                    return await self._started_once_warm(stored, planned[0], author, reason)
+                started = apply(draft, change, now_s, author, reason, _versions_of(draft))
             if isinstance(started, Refused):
                 raise _denied(started, stored)
             planned.append(_planned(Event.START.value, started))
@@ -157,6 +168,30 @@ class Administration:
             return _changed(planned, stored, is_written=False)
         await self._writer.make(stored, planned, author)
         return _changed(planned, stored, is_written=True)
+
+    async def _started_once_warm(
+        self, before: Stored | None, drafted: Planned, author: Author, reason: str
+    ) -> Changed:
+        await self._writer.make(before, [drafted], author)
+        draft = Stored(drafted.plan, drafted.document)
+        change = Change(event=Event.START, revision=draft.plan.revision)
+        waited_s = 0.0
+        while True:
+            now_s = self._wall_clock()
+            started = await self._applied(draft.plan, change, now_s, author, reason, draft)
+            if not isinstance(started, Refused):
+                break
+            if started.kind != "not_warm" or waited_s >= WARM_TIMEOUT_S:
+                sentence = (
+                    f"the plan is submitted, as a draft of revision {draft.plan.revision}, and not started: "
+                    f"{started.sentence}; start it when that is so, or abort it"
+                )
+                raise _denied(Refused(started.kind, sentence), draft)
+            await self._sleep(WARM_AGAIN_S)
+            waited_s += WARM_AGAIN_S
+        planned = _planned(Event.START.value, started)
+        await self._writer.make(draft, [planned], author)
+        return _changed([planned], before, is_written=True)
 
     async def change(
         self,
@@ -324,6 +359,10 @@ def _planned(event: str, plan: Plan) -> Planned:
         return Planned(event, plan, encode(plan))
     except PlanError as error:
         raise DeniedError("invalid", str(error)) from None
+
+
+def _versions_of(plan: Plan) -> frozenset[str]:
+    return frozenset(arm.version for arm in plan.arms)
 
 
 def _changed(planned: Sequence[Planned], before: Stored | None, *, is_written: bool) -> Changed:

@@ -96,7 +96,6 @@ class ServicePlan:
         "_computed",
         "_functions",
         "_key_types",
-        "_keys",
         "_named_inputs",
         "_names",
         "_row_values",
@@ -106,6 +105,7 @@ class ServicePlan:
         "client_inputs",
         "glance",
         "headers",
+        "keys",
         "parameters",
         "service",
         "tensors",
@@ -148,7 +148,7 @@ class ServicePlan:
             ],
             [(name, manifest.input(name).parsed) for name in inputs],
         )
-        self._keys = key_places(sources)
+        self.keys = key_places(sources)
         self.tensors = tensor_plans(
             manifest, service, model_inputs, self._use_numbers, self.uses, types
         )
@@ -156,22 +156,22 @@ class ServicePlan:
         self._values = sum(self._row_values)
         features = {ref.name for ref in refs if ref.kind == "key"}
         self._carried_keys = [
-            key for key, _, kind in self._keys if key in features and kind != "input"
+            key for key, _, kind in self.keys if key in features and kind != "input"
         ]
         """Keys that are features and come beside the tensors."""
         first = len(self.client_inputs) - len(inputs)
         self._named_inputs = [
             (("key", key), place)
-            for key, place, kind in self._keys
+            for key, place, kind in self.keys
             if key in features and kind == "input"
         ] + [(("input", name), place) for place, name in enumerate(inputs, first)]
         self._names = [name for name, _ in self._named_inputs]
         self._names += [("key", key) for key in self._carried_keys]
         """Of what a request carries behind its rows."""
-        places = {key: place for key, place, kind in self._keys if kind == "input"}
+        places = {key: place for key, place, kind in self.keys if kind == "input"}
         self.glance = (
             Glance(self.uses, places, [place for _, place in self._named_inputs])
-            if self.uses and len(places) == len(self._keys)
+            if self.uses and len(places) == len(self.keys)
             else None
         )
         """The short way for requests that are like most; None where no request can be."""
@@ -191,7 +191,7 @@ class ServicePlan:
                 raise RowError("the inputs have different numbers of rows")
         ids: dict[str, Sequence[bytes | None]] = {}
         keys: dict[str, Values] = {}
-        for key, place, kind in self._keys:
+        for key, place, kind in self.keys:
             if kind == "input":
                 ids[key] = _parts(key, inputs[place].reshape(rows).tolist())
             else:

@@ -15,6 +15,7 @@ import msgspec
 from gateway.core.arm_counts import StretchTallies, Tally
 from gateway.errors import ErrorCode, HeadraceError
 from gateway.messages import Assignment, ContextValue, PredictRequest
+from rollout.comparison_plan import slice_sources
 from rollout.plan import Plan, State
 from rollout.split import Splitter, ppm_of_percent, sampled
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 ARM_HEADER = "x-headrace-arm"
 TOKEN_HEADER = "x-headrace-token"  # noqa: S105  the header's name, not a token
 _REQUEST_ID = "request_id"
+_NOWHERE = "nowhere"
+"""The plan's key is an input that the model has not: every request is one without its key, and marked so."""
 _KEYLESS_BYTES = 8
 SEEN_KEYS = 1 << 17
 _SEEN_MASK = SEEN_KEYS - 1
@@ -61,6 +64,11 @@ def wanted_names(plan: Plan, enrichments: Sequence[ContextNames | None]) -> Want
         parameters[name] = None
     elif kind == "header":
         headers[name.lower()] = None
+    for kind, name in slice_sources(plan.slices):
+        if kind == "parameter":
+            parameters[name] = None
+        elif kind == "header":
+            headers[name.lower()] = None
     headers.update({ARM_HEADER: None, TOKEN_HEADER: None})
     return WantedNames(tuple(parameters), tuple(headers))
 
@@ -70,7 +78,7 @@ class Watch(Protocol):
 
     @property
     def odd_batches(self) -> int:
-        """Batches whose outputs were not all finite numbers, or may not have been; it only grows."""
+        """Another number after every batch whose outputs were not all finite, or may not have been."""
         ...
 
     def is_valid(self, outputs: Sequence[Any]) -> bool:
@@ -152,7 +160,7 @@ class ModelArms:
         kind, _, name = self.plan.sticky.source.partition(":")
         if kind == "input":
             place = target.signature.input_index.get(name)
-            return (kind, place) if place is not None else (_REQUEST_ID, 0)
+            return (kind, place) if place is not None else (_NOWHERE, 0)
         if kind == "header":
             return kind, len(self.names.parameters) + self.names.headers.index(name.lower())
         if kind == "parameter":

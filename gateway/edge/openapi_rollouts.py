@@ -232,7 +232,10 @@ def schemas() -> dict[str, Schema]:
     _, found = msgspec.json.schema_components(
         kinds, ref_template=f"#/components/schemas/{_PREFIX}{{name}}"
     )
-    made: dict[str, Schema] = {_PREFIX + name: schema for name, schema in found.items()}
+    plain: dict[str, Schema] = msgspec.json.decode(
+        msgspec.json.encode(found)
+    )  # defaults are tuples
+    made = {_PREFIX + name: schema for name, schema in plain.items()}
     made["RolloutStatus"]["properties"]["plan"] = ref("RolloutPlan")
     proposal = made["RolloutProposal"]
     proposal["required"] = [name for name in proposal["required"] if name != "model"]

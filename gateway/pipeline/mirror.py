@@ -25,25 +25,22 @@ class CopyTaker(Protocol):
         ...
 
 
-class Mirror:
-    """Offers what was answered to the one who makes copies."""
+def mirror(taker: CopyTaker, next_service: Service[RoutedRequest]) -> Service[RoutedRequest]:
+    """The hop: offers what was answered to the one who makes copies.
 
-    __slots__ = ("_next", "_taker")
+    A plain function: calling one costs half of what calling an object does, and every request passes here.
+    """
 
-    def __init__(self, taker: CopyTaker, next_service: Service[RoutedRequest]) -> None:
-        self._taker = taker
-        self._next = next_service
-
-    def __call__(self, routed: RoutedRequest, /) -> Coroutine[Any, Any, Prediction]:
-        if not routed.shadows:
-            return self._next(routed)
-        return self._mirrored(routed)
-
-    async def _mirrored(self, routed: RoutedRequest) -> Prediction:
+    async def mirrored(routed: RoutedRequest) -> Prediction:
         try:
-            prediction = await self._next(routed)
+            prediction = await next_service(routed)
         except BaseException:
-            self._taker.primary_failed(routed)
+            taker.primary_failed(routed)
             raise
-        self._taker.offer(routed, prediction)
+        taker.offer(routed, prediction)
         return prediction
+
+    def hop(routed: RoutedRequest, /) -> Coroutine[Any, Any, Prediction]:
+        return mirrored(routed) if routed.shadows else next_service(routed)
+
+    return hop

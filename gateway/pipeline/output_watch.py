@@ -6,6 +6,7 @@ at one by one. It must never change an output, and costs nothing for versions th
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,12 +21,13 @@ Run = Callable[[Sequence[Tensor]], list[Tensor]]
 class OutputWatch:
     """Stands before a version's ``run`` and counts the batches whose outputs are not all finite."""
 
-    __slots__ = ("_floats", "odd_batches", "run_unwatched")
+    __slots__ = ("_floats", "_numbers", "odd_batches", "run_unwatched")
 
     def __init__(self, run: Run, signature: Signature) -> None:
         self.run_unwatched = run
         self.odd_batches = 0
-        """Only grows. Two threads may lose a count between them, but never all of a change."""
+        """Of two threads the later may write the smaller number, but no number comes twice: a change stays one."""
+        self._numbers = itertools.count(1)
         self._floats = [
             index for index, spec in enumerate(signature.outputs) if spec.dtype.kind == "f"
         ]
@@ -35,7 +37,7 @@ class OutputWatch:
         outputs = self.run_unwatched(inputs)
         for index in self._floats:
             if not _is_surely_finite(outputs[index]):
-                self.odd_batches += 1
+                self.odd_batches = next(self._numbers)
                 break
         return outputs
 

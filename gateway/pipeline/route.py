@@ -60,12 +60,14 @@ class Route:
     async def _by_plan(self, arms: ModelArms, request: PredictRequest) -> Prediction:
         routing = self._routing
         assert routing is not None
+        context = request.context
         arm, key_source, shadows = arms.choose(request)
         assignment, tally, watch = arm.assignment, arm.tally, arm.watch
         odd_batches = watch.odd_batches
         routed = RoutedRequest(request, arm.servable, assignment, shadows)
         if shadows:
             routed.client_inputs = request.inputs
+            routed.client_context = context
         try:
             prediction = await self._next(routed)
         except HeadraceError as error:

@@ -20,7 +20,7 @@ from gateway.pipeline.lane import Loop, Worker
 from gateway.pipeline.shadow_comparer import Comparing, Finding, ShadowComparer
 from gateway.pipeline.shadow_copy import ShadowCopy, Way, way_between, weight
 from gateway.pipeline.shadow_meters import ShadowMeters
-from gateway.ports import Clock, CountedServable, Servable, Service
+from gateway.ports import Clock, ContextNames, CountedServable, Servable, Service
 from rollout.comparison_plan import slice_sources
 from rollout.plan import Plan
 from rollout.shadow_report import MAX_REPORTS, Pairing, ShadowReport, pairing_of
@@ -36,7 +36,15 @@ LOG_EVERY_S = 60.0
 class ShadowedModel:
     """One model whose requests are copied: by which plan, to which versions, and what was found so far."""
 
-    def __init__(self, plan: Plan, servables: dict[str, CountedServable], how: Comparing) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        servables: dict[str, CountedServable],
+        how: Comparing,
+        context_names: ContextNames | None = None,
+    ) -> None:
+        """``context_names``: what codecs read of the model's requests."""
+        self.context_names = context_names
         self.model = plan.model
         self.began_revision = plan.began_revision
         self.champion = plan.champion
@@ -53,7 +61,7 @@ class ShadowedModel:
         """How requests of one are given to the other."""
         key = (primary, shadow)
         if key not in self._ways:
-            found = way_between(primary, shadow, self.slices)
+            found = way_between(primary, shadow, self.slices, self.context_names)
             if self.servables.get(primary.version) is not primary:
                 return found  # it is on its way out: not to be remembered
             self._ways[key] = found
@@ -151,7 +159,7 @@ class ShadowCopies:
         if pairing is None:
             return "no_champion"
         way = model.way(primary, servable)
-        if way is None or way.context_length not in (None, len(routed.request.context)):
+        if way is None or way.context_length not in (None, len(routed.client_context)):
             return "other_inputs"
         shadowed = _Shadowed(model, version, pairing)
         copy = ShadowCopy(shadowed, routed, prediction, servable, way, self._ended)

@@ -40,9 +40,15 @@ class Way(NamedTuple):
 
 
 def way_between(
-    primary: Servable, shadow: Servable, slices: Sequence[tuple[str, str]]
+    primary: Servable,
+    shadow: Servable,
+    slices: Sequence[tuple[str, str]],
+    context_names: ContextNames | None,
 ) -> Way | None:
-    """How, or None where the shadow cannot be asked what the primary was."""
+    """How, or None where the shadow cannot be asked what the primary was.
+
+    ``context_names``: what codecs read of the model's requests, which is what a copy has as its context.
+    """
     theirs = primary.signature
     names = [spec.name for spec in shadow.signature.inputs]
     if len(names) != len(theirs.inputs) or any(name not in theirs.input_index for name in names):
@@ -52,8 +58,7 @@ def way_between(
         if not _takes(spec, theirs.inputs[place]):
             return None
     alike = enriched_alike(primary.enrichment, shadow.enrichment)
-    # Requests to a version without an enrichment keep all of the context that they were decoded with.
-    have = _names(primary.enrichment or primary.context_names)
+    have = _names(context_names)
     want = _names(shadow.enrichment)
     if not alike and any(one not in have for one in want):
         return None
@@ -98,7 +103,7 @@ def enriched_alike(one: Enrichment | None, other: Enrichment | None) -> bool:
         and [(use.spec, use.columns) for use in plan.uses]
         == [(use.spec, use.columns) for use in others.uses]
         and plan.client_inputs == others.client_inputs
-        and plan._keys == others._keys
+        and plan.keys == others.keys
     )
 
 
@@ -160,7 +165,7 @@ class ShadowCopy(Call[Prediction]):
         self.way = way
         self.on_end = on_end
         self.client_inputs = routed.client_inputs or request.inputs
-        self.context: Sequence[ContextValue] = request.context
+        self.context: Sequence[ContextValue] = routed.client_context
         self.signature = prediction.servable.signature
         self.shadow_signature = servable.signature
         self.answer: list[Tensor] = prediction.outputs
@@ -194,7 +199,7 @@ class ShadowCopy(Call[Prediction]):
             priority=LEAST_URGENT,
             received_s=now_s,
             size_bytes=primary.size_bytes,
-            context=tuple(primary.context[place] for place in way.context),
+            context=tuple(self.context[place] for place in way.context),
         )
         self.request = None  # only what is compared is kept from here on
         return RoutedRequest(request, servable)
