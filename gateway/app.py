@@ -312,13 +312,13 @@ class Gateway:
             await self._admin_server.stop(1.0)
         if self._administering is not None:
             await self._administering.close()
-        if self.rollouts is not None:
-            await self.rollouts.close()
         await self.abandon()
         return clean
 
     async def abandon(self) -> None:
         """Let go of the store: the last step of ``stop``, and the end of a process that never served."""
+        if self.rollouts is not None:
+            await self.rollouts.close()
         if self.features is not None:
             await self.pushes.close()
             await self.features.close()

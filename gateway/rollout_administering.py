@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from backends.repository import existing_versions
+from foundation.access import AccessError
 from foundation.audit import DEFAULT_FILE, AuditLog
 from foundation.store import Store
 from gateway.edge.rollout_access import RolloutAccess
@@ -94,14 +95,19 @@ class RolloutAdministering:
     """What the admin port offers of rollouts, and the controller beside it."""
 
     def __init__(self, settings: RolloutSettings, store: Store, models: Path) -> None:
-        """``models``: the repository's folder. Raises ``AccessError`` for a tokens file that cannot be used."""
+        """``models``: the repository's folder. Raises ``AccessError`` for a tokens file or folder that is of no use."""
         folder = Path(settings.state_dir)
         audit_file = Path(settings.audit_file or folder / DEFAULT_FILE)
         self._models = models
         self._rollouts = open_rollouts(settings, store)
         tokens = Path(settings.tokens_file) if settings.tokens_file else None
         self.access = RolloutAccess(tokens, max_changes_per_min=settings.max_changes_per_min)
-        audit_file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            audit_file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise AccessError(
+                f"the audit log {audit_file} cannot be kept: {error.strerror}; name another rollout.state_dir"
+            ) from None
         self._administration = Administration(
             self._rollouts, AuditLog(audit_file), self._facts, time.time
         )

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Protocol
 
 from gateway.core.arms import versions_of
@@ -20,7 +20,7 @@ from gateway.ports import Clock
 from gateway.rollout_routing import RolloutPlans
 from gateway.telemetry.metrics import Metrics
 from rollout.checking import document_faults_of
-from rollout.last_known import LastKnown, LastKnownError
+from rollout.last_known import LastKnown, LastKnownError, succeeds
 from rollout.ports import CorruptPlanError, Counters, Rollouts, StoreAwayError, Stored, WorkerBeat
 from rollout.settings import RolloutSettings
 
@@ -81,7 +81,9 @@ class PlanStore:
                             f"its plan of revision {revision} is wrong: {'; '.join(faults)}"
                         )
                         continue
-                    plans[model] = stored
+                    known = plans.get(model)
+                    if known is None or not succeeds(known.plan, stored.plan):
+                        plans[model] = stored
             self.is_up = True
         except (StoreAwayError, TimeoutError) as error:
             self.away(error)
@@ -93,6 +95,12 @@ class PlanStore:
             await asyncio.to_thread(self._last_known.keep, stored)
         except LastKnownError as error:
             logger.error("%s", error)
+
+    async def close(self) -> None:
+        """Let go of the store."""
+        with suppress(StoreAwayError, TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_S):
+                await self.rollouts.close()
 
     def away(self, error: BaseException) -> None:
         """The store did not do what it was asked: told once until it is back."""
@@ -167,11 +175,7 @@ class RolloutFollowing:
             logger.exception("reporting the last counts of the rollouts failed")
         if self._disk:
             await asyncio.wait(self._disk, timeout=LAST_WORDS_S)
-        try:
-            async with asyncio.timeout(LAST_WORDS_S):
-                await self._rollouts.close()
-        except (StoreAwayError, TimeoutError):
-            pass
+        await self._store.close()
 
     # -- plans come -------------------------------------------------------------------------------
 

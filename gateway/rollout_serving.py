@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from foundation.store import Store
+from foundation.store import Store, StoreError
+from foundation.store_url import StoreUrlError
 from gateway.core.arms import versions_of
 from gateway.edge.rollout_access import RolloutAccess
 from gateway.mirroring import Mirroring
@@ -29,11 +30,18 @@ PLANS_FOLDER = "plans"
 
 
 def open_rollouts(settings: RolloutSettings, store: Store) -> Rollouts:
-    """The plans in the store. Nothing is connected before something is asked."""
-    from rollout.redis_rollouts import (
-        RedisRollouts,
-    )  # slow to import, and not needed without rollouts
+    """The plans in the store. Nothing is connected before something is asked.
 
+    Raises ``StoreError`` for an address at which no plans can be kept.
+    """
+    # Slow to import, and not needed without rollouts.
+    from rollout.redis_rollouts import RedisRollouts
+    from rollout.store_client import check_address
+
+    try:
+        check_address(store.url)
+    except StoreUrlError as error:
+        raise StoreError(str(error)) from None
     return RedisRollouts(lambda: store.url, timeout_s=settings.store_timeout_ms * 1e-3)
 
 
@@ -49,6 +57,7 @@ class RolloutServing:
         self._first: dict[str, Stored] = {}
         self._troubles: dict[str, str] = {}
         self._mirroring: Mirroring | None = None
+        self._following: RolloutFollowing | None = None
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         """In heartbeats and reports."""
 
@@ -83,10 +92,14 @@ class RolloutServing:
 
     async def start(self) -> None:
         """Begin to follow."""
+        assert self._following is not None, "attach it first"
         await self._following.start()
 
     async def close(self) -> None:
         """Report what was counted last, and leave."""
+        if self._following is None:  # the process never served
+            await self._store.close()
+            return
         await self._following.close()
         if self._mirroring is not None:
             await self._mirroring.close()

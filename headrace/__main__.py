@@ -15,6 +15,7 @@ from headrace import (
     feature_commands,
     key_commands,
     model_commands,
+    rollout_commands,
     token_commands,
 )
 from headrace.command_line import fail, settings_here
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.add_typer(feature_commands.app, name="features")
 app.add_typer(key_commands.app, name="key")
 app.add_typer(model_commands.app, name="models")
+app.add_typer(rollout_commands.app, name="rollout")
 # Not in the help: no port asks for tokens yet, and nothing writes an audit log.
 app.add_typer(audit_commands.app, name="audit", hidden=True)
 app.add_typer(token_commands.app, name="token", hidden=True)

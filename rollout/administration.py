@@ -176,12 +176,14 @@ class Administration:
         draft = Stored(drafted.plan, drafted.document)
         change = Change(event=Event.START, revision=draft.plan.revision)
         waited_s = 0.0
+        give_up_s = asyncio.get_running_loop().time() + WARM_TIMEOUT_S  # the store may be slow, too
         while True:
             now_s = self._wall_clock()
             started = await self._applied(draft.plan, change, now_s, author, reason, draft)
             if not isinstance(started, Refused):
                 break
-            if started.kind != "not_warm" or waited_s >= WARM_TIMEOUT_S:
+            is_late = waited_s >= WARM_TIMEOUT_S or asyncio.get_running_loop().time() > give_up_s
+            if started.kind != "not_warm" or is_late:
                 sentence = (
                     f"the plan is submitted, as a draft of revision {draft.plan.revision}, and not started: "
                     f"{started.sentence}; start it when that is so, or abort it"

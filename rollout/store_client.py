@@ -38,6 +38,19 @@ def open_client(url: str, timeout_s: float) -> tuple[Client, str]:
 
     Raises ``StoreUrlError`` when the address cannot be used.
     """
+    address = check_address(url)
+    options = _options(address, timeout_s)
+    if address.kind == "unix":
+        del options["socket_keepalive"]
+        return Redis(unix_socket_path=address.path, **options), address.name
+    if address.kind == "sentinel":
+        return _through_sentinels(address, options), address.name
+    host, port = address.hosts[0]
+    return Redis(host=host, port=port, **options), address.name
+
+
+def check_address(url: str) -> StoreAddress:
+    """What the address says; raises ``StoreUrlError`` where rollouts cannot be kept there."""
     address = parse_store_url(url)
     if address.kind == "cluster":
         raise StoreUrlError(
@@ -48,14 +61,7 @@ def open_client(url: str, timeout_s: float) -> tuple[Client, str]:
         raise StoreUrlError(
             f"{address.name}: rollouts take no server_name=; name the host as its certificate does"
         )
-    options = _options(address, timeout_s)
-    if address.kind == "unix":
-        del options["socket_keepalive"]
-        return Redis(unix_socket_path=address.path, **options), address.name
-    if address.kind == "sentinel":
-        return _through_sentinels(address, options), address.name
-    host, port = address.hosts[0]
-    return Redis(host=host, port=port, **options), address.name
+    return address
 
 
 def sentence(error: BaseException, name: str) -> str:

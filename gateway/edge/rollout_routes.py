@@ -53,8 +53,8 @@ EVENTS = (
 )
 """What people may cause here; all others are the controller's conclusions."""
 MAX_CHANGES_AT_ONCE = 32
-UNDER_WAY_TIMEOUT_S = 10.0
-"""How long a change that is sent again waits for the answer to the first."""
+UNDER_WAY_TIMEOUT_S = 40.0
+"""How long a change that is sent again waits for the first one's answer; that may wait itself, for versions to load."""
 RETRY_AFTER_S = 1.0
 
 STATUS: Mapping[DenialKind, int] = {

@@ -231,3 +231,46 @@ def test_messages_without_an_enrichment_are_not_looked_at() -> None:
         request = from_proto(message(user="u", feature_status="yes"), target)
         assert request.context == ()
         assert not request.wants_feature_status
+
+
+# ---- what a rollout's plan wants ---------------------------------------------------------------------
+
+
+def test_a_plan_may_want_names_of_a_servable_without_an_enrichment() -> None:
+    target = model(None)
+    target.context_names = WANTED
+    for _ in range(4):
+        for request in (
+            from_json(one_pass(parameters={"user": "u7"}), target),
+            from_proto(message(user="u7"), target),
+        ):
+            assert request.context == ("u7", None, "acme", None)
+
+
+def test_what_is_wanted_is_what_counts_and_not_the_enrichment() -> None:
+    target = model()
+    target.context_names = WantedNames(("tier",), ("x-user", "x-tenant"))
+    headers = [*HEADERS, (b"x-user", b"ann")]
+    asked = {"user": "u7", "tier": 3}
+    for request in (
+        from_json(one_pass(parameters=asked), target, headers),
+        from_proto(message(**asked), target, dict(headers)),
+    ):
+        assert request.context == (3, "ann", "acme")
+
+
+def test_once_forgotten_other_names_are_read() -> None:
+    target = model(None)
+    for names in (None, WantedNames(("user",)), WantedNames((), ("x-tenant",)), None):
+        target.context_names = names
+        target.reply_templates.clear()
+        expected = {None: (), 1: ("u7",), 0: ("acme",)}[names and len(names.parameters)]
+        for _ in range(3):
+            assert from_json(one_pass(parameters={"user": "u7"}), target).context == expected
+            assert from_proto(message(user="u7"), target).context == expected
+
+
+def test_without_any_wanted_header_all_of_them_are_absent() -> None:
+    for headers in ([], [(b"host", b"h")]):
+        assert from_json(one_pass(), model(), headers).context == (None,) * 4
+        assert from_proto(message(), model(), dict(headers)).context == (None,) * 4

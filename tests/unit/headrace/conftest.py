@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from headrace import rollout_watching
+from tests.support.rollout_admin_port import RolloutAdminPort
+from tests.support.rollout_calls import READY
+
 
 class Admin(HTTPServer):
     """Answers everything with one status and body; remembers the paths."""
@@ -52,3 +56,21 @@ def admin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Admin]:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def plain_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, a wide terminal without colours, no token, and no pauses between looks."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(rollout_watching, "INTERVAL_S", 0.0)
+    for name, value in {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("HEADRACE_TOKEN", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def port(plain_terminal: Path) -> Iterator[RolloutAdminPort]:
+    """The rollouts of an admin port, with two versions of model flights."""
+    with RolloutAdminPort(plain_terminal, dict(READY)) as served:
+        yield served
