@@ -112,7 +112,7 @@ class TritonRest:
         )
 
     def ask(self, asked: Asked) -> Rows:
-        answer = self._client.infer(MODEL_NAME, _tensors(tritonclient.http, asked))
+        answer = self._client.infer(MODEL_NAME, tensors_of(tritonclient.http, asked))
         return _column(answer.as_numpy(OUTPUT))
 
     def close(self) -> None:
@@ -129,7 +129,7 @@ class TritonGrpc:
 
     def ask(self, asked: Asked, model: str = MODEL_NAME, version: str = "") -> Rows:
         """Without a version, whichever the gateway takes for the newest."""
-        tensors = _tensors(tritonclient.grpc, asked)
+        tensors = tensors_of(tritonclient.grpc, asked)
         answer = self._client.infer(model, tensors, version, client_timeout=LIMIT_S)
         return _column(answer.as_numpy(OUTPUT))
 
@@ -175,7 +175,8 @@ def request_text(asked: Asked, *, feature_status: bool = False) -> str:
     return json.dumps({"inputs": inputs, **told})
 
 
-def _tensors(library: Any, asked: Asked) -> list[Any]:
+def tensors_of(library: Any, asked: Asked) -> list[Any]:
+    """The inputs of a request as ``tritonclient.http`` or ``tritonclient.grpc`` takes them."""
     tensors = []
     for name, values in asked.items():
         tensor = library.InferInput(name, list(values.shape), _datatype(values))

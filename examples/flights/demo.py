@@ -2,7 +2,8 @@
 
 Decides what a newcomer sees in the first minute, and what must be true for the demo to end well: callers send keys,
 and all fronts answer what LightGBM answers for the row of the training-set builder, before and after news have come;
-the store says what the files say; wrong input is explained; the gateway stops by itself with exit code 0. It must
+the store says what the files say; wrong input is explained; a version takes over from another under traffic, and a
+broken one leaves by itself (``rollout_act``); the gateway stops by itself with exit code 0. It must
 never leave a process behind, wait without a limit, or print a figure that it did not just measure.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +24,7 @@ import numpy as np
 import pandas as pd
 from tritonclient.utils import InferenceServerException
 
+from examples.flights import broken_version, rollout_act
 from examples.flights.bundle import Bundle
 from examples.flights.callers import (
     PATH,
@@ -51,15 +54,17 @@ from examples.flights.gateway_process import GatewayError, GatewayProcess, runni
 from examples.flights.inputs import Rows
 from examples.flights.place import CommandFailedError, Headrace, Place
 from examples.flights.replay import LEAD_S, Replay, json_rows
+from examples.flights.rollout_page import RolloutPage
 from examples.flights.stopwatch import TooSlowError
 from examples.flights.tables import DataMissingError, Tables, read_tables
+from examples.flights.traffic import TravellersError
 from examples.flights.train import ScoresDifferError, auc_lines, own_headrace, prepare_models
 from examples.flights.trees import DESIGNS, Design, Floats
 from featurecache.errors import FeatureError
 from featurecache.manifests.applying import read_manifest
 from featurecache.manifests.manifest import Manifest
 from featurecache.writing.store_client import StoreClients
-from foundation.store import StoreError, open_store
+from foundation.store import Store, StoreError, open_store
 
 _START_LIMIT_S = 60.0
 _STOP_LIMIT_S = 30.0
@@ -70,6 +75,7 @@ _FAILURES_WHILE_ASKING = (
     HTTPException,
     InferenceServerException,
     TooSlowError,
+    TravellersError,
     UnexpectedAnswerError,
     WrongAnswerError,
 )
@@ -119,8 +125,8 @@ def run(
     manifest = read_manifest(place.manifest)
     with ExitStack() as stack:
         store = stack.enter_context(open_store(place.store))
-        with StoreClients(store.url) as clients:
-            clients.server().flushall()  # what an earlier run left was moved by another offset
+        forget(place, store)
+        stack.callback(broken_version.remove, Bundle(place.models))
         page.section("The gateway, and the rows of an afternoon in October 2013")
         gateway, addresses = start(stack, headrace, page)
         try:
@@ -128,6 +134,7 @@ def run(
             replay = load(headrace, manifest, page)
             asking = ask(headrace, manifest, replay, fronts, page)
             examine(headrace, fronts, asking, page)
+            rollout_act.play(headrace, addresses, asking.asked, fronts.grpc, RolloutPage(page))
         except _FAILURES_WHILE_ASKING as error:
             raise gateway.failure(f"did not answer as it should: {error or repr(error)}") from error
         page.section("The end")
@@ -145,6 +152,14 @@ def run(
         request.name,
         str(asking.flights["tailnum"].iloc[0]),
     )
+
+
+def forget(place: Place, store: Store) -> None:
+    """Begin anew: without what an earlier run left in the store, its rollouts, and the version that broke."""
+    with StoreClients(store.url) as clients:
+        clients.server().flushall()  # its rows were moved by another offset
+    shutil.rmtree(place.rollouts, ignore_errors=True)
+    broken_version.remove(Bundle(place.models))
 
 
 def start(
@@ -266,8 +281,8 @@ def main(arguments: list[str] | None = None) -> int:
     """The command. 0: every claim held. 1: one did not, and the last lines say which."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.flights.demo",
-        description="Serve the flight model with online features, ask it over REST and gRPC, check every answer.",
-        epilog="Takes about 25 seconds, the first time about a minute. Uses 127.0.0.1 only.",
+        description="Serve the flight model with online features, check every answer, roll out two versions.",
+        epilog="Takes about a minute, the first time less than two. Uses 127.0.0.1 only.",
     )
     parser.add_argument(
         "--folder", type=Path, default=Path(".demo"), metavar="DIR",

@@ -70,7 +70,7 @@ class Page:
 
     def started(self, seconds: float, addresses: Mapping[str, str]) -> None:
         where = ", ".join(f"{front} on {address}" for front, address in addresses.items())
-        self._line(f"ready after {seconds:.1f} s: {where}")
+        self.line(f"ready after {seconds:.1f} s: {where}")
 
     def figures(self, lines: Sequence[str]) -> None:
         """A table of text, under each other."""
@@ -79,28 +79,28 @@ class Page:
             self._console.print(f"  {escape(line)}", style="dim" if line == lines[-1] else "")
 
     def loaded(self, rows: int, views: int, seconds: float) -> None:
-        self._line(
+        self.line(
             f"{rows:,} rows of {views} views in {seconds:.1f} s; every moment is moved by one offset, "
             "so that this\n  afternoon is now"
         )
 
     def asked(self, flights: int, clock: datetime) -> None:
         local = clock.astimezone(ZoneInfo(HOME_ZONE))
-        self._line(
+        self.line(
             f"the clock shows {local:%a %d %b %Y, %H:%M:%S} in New York: {flights} flights of the\n  "
             "next two hours are asked about"
         )
 
     def wait(self, seconds: float) -> None:
         if seconds > 0:
-            self._line(f"[dim]{seconds:.0f} s until the jobs run …[/]")
+            self.line(f"[dim]{seconds:.0f} s until the jobs run …[/]")
 
     def pushed(self, counts: Mapping[str, int]) -> None:
         """Rows that were pushed, by view."""
         views = [f"{count} of {view}" for view, count in counts.items()]
         self.command("POST /v2/features/<view>/push")
         for start in range(0, len(views), _VIEWS_PER_LINE):
-            self._line(", ".join(views[start : start + _VIEWS_PER_LINE]))
+            self.line(", ".join(views[start : start + _VIEWS_PER_LINE]))
 
     def flights(
         self, flights: pd.DataFrame, before: Iterable[float], after: Iterable[float]
@@ -122,17 +122,15 @@ class Page:
         self._console.print(table)
 
     def compared(self, flights: int, changed: int) -> None:
-        self._true(
+        self.true(
             f"all {flights} answers, before and after, are LightGBM's own for the rows that [cyan]headrace "
             f"features\n    training-set[/] makes of the same files; the news changed {changed} of them"
         )
 
     def exchange(self, sent: str, report: Mapping[str, Any]) -> None:
         """A request as it went over the wire, and what the gateway told of the features of all flights."""
-        self._line(f"[dim]sent[/]  {escape(_shortened(sent))}")
-        self._line(
-            "[dim]with[/] feature_status [dim]the answer says where each value came from:[/]"
-        )
+        self.line(f"[dim]sent[/]  {escape(_shortened(sent))}")
+        self.line("[dim]with[/] feature_status [dim]the answer says where each value came from:[/]")
         table = _table("view", "rows by status", "oldest used", figures_from=2)
         for view, seen in report["views"].items():
             statuses = ", ".join(f"{count} {status}" for status, count in seen["status"].items())
@@ -141,11 +139,11 @@ class Page:
 
     def stranger(self, flight: Any, stranger: Stranger) -> None:
         name = f"{flight.carrier} {flight.flight} to {flight.dest}"
-        self._true(
+        self.true(
             f"{name} with plane {UNKNOWN_PLANE!r}, which nobody knows: both its views are "
             f"{stranger.statuses['plane_last_leg']},"
         )
-        self._line(
+        self.line(
             f"  {stranger.defaulted_fraction:.0%} of its values are defaults, and its chance is "
             f"{stranger.unknown:.1%} instead of {stranger.known:.1%}"
         )
@@ -154,7 +152,7 @@ class Page:
         """What ``headrace features verify`` prints."""
         for line in table.splitlines():
             self._console.print(f"  {escape(line)}", soft_wrap=True)
-        self._true("a sample of each view's rows, read out of the store, is what the files say")
+        self.true("a sample of each view's rows, read out of the store, is what the files say")
 
     def fronts(self, fronts: Sequence[Front]) -> None:
         many = f"{BATCH_ROWS:,} rows"
@@ -170,7 +168,7 @@ class Page:
                 f"{front.difference:.1e}",
             )
         self._console.print(table)
-        self._line(
+        self.line(
             f"[dim]{SINGLE_CALLS} single and {BATCH_CALLS} large calls each, by one client that waits "
             f"for every answer,\n  beside the gateway on this machine ({os.cpu_count()} cores): "
             f"a latency, not a capacity. {many} are\n  more than the model's largest batch; "
@@ -179,22 +177,22 @@ class Page:
 
     def agreement(self, apart: float) -> None:
         how = "to the last bit" if apart == 0 else f"within {apart:.1e}"
-        self._true(f"REST and gRPC agree {how}, and with LightGBM within {TOLERANCE:.0e}")
+        self.true(f"REST and gRPC agree {how}, and with LightGBM within {TOLERANCE:.0e}")
 
     def versions(self, means: Mapping[int, float]) -> None:
         """The mean chance of each version."""
         listed = ", ".join(f"{mean:.1%}" for mean in means.values())
-        self._true(
+        self.true(
             f"both versions answer from the same features, each for itself (mean chance {listed});"
         )
-        self._line(f"  a call that names none is answered by version {max(means)}")
+        self.line(f"  a call that names none is answered by version {max(means)}")
 
     def refusal(self, refusal: Refusal) -> None:
-        self._true(f"{escape(refusal.what)} → [yellow]{escape(refusal.status)}[/]")
+        self.true(f"{escape(refusal.what)} → [yellow]{escape(refusal.status)}[/]")
         self._console.print(Text(f"      {refusal.message}", style="italic"), soft_wrap=True)
 
     def stopped(self, seconds: float) -> None:
-        self._true(f"SIGTERM: the gateway drained and ended with exit code 0 after {seconds:.1f} s")
+        self.true(f"SIGTERM: the gateway drained and ended with exit code 0 after {seconds:.1f} s")
 
     def by_hand(self, folder: str, command: str, path: str, request: str, tail: str) -> None:
         """What to try next; ``command`` is ``headrace`` as one would type it in ``folder``."""
@@ -206,18 +204,21 @@ class Page:
         )
         self.command(f"{command} features get plane_last_leg tailnum={tail}")
         self.command(f"{command} features list")
-        self._line(
+        self.command(f"{command} rollout history flights")
+        self.line(
             "[dim]The rows grow old by today's clock: in some hours answers are made of defaults, and say so.[/]"
         )
 
     def failure(self, text: str) -> None:
         self._console.print(f"\n[bold red]The demo failed:[/] {escape(text)}", soft_wrap=True)
 
-    def _line(self, text: str) -> None:
+    def line(self, text: str) -> None:
+        """A sentence, with markup."""
         self._console.print(f"  {text}")
 
-    def _true(self, text: str) -> None:
-        self._line(f"[green]✓[/] {text}")
+    def true(self, text: str) -> None:
+        """A claim that was checked, with markup."""
+        self.line(f"[green]✓[/] {text}")
 
 
 def shown_path(path: Path) -> str:

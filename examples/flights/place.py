@@ -12,6 +12,7 @@ other than the private one of its folder.
 <place>/training_set.parquet    the inputs of every question, as they were known at its minute, and its data card
 <place>/models/flights/         what a gateway serves
 <place>/replay/                 the rows and questions of one afternoon, moved to today
+<place>/rollouts/               the audit log of rollouts, and the last plan that was known
 <place>/store/                  the private store's data
 ```
 """
@@ -39,6 +40,10 @@ push = true
 
 [store]
 state_dir = "store"
+
+[rollout]
+enabled = true
+state_dir = "rollouts"
 """
 _LAST_CHARACTERS = 2_000
 
@@ -76,6 +81,10 @@ class Place:
     @property
     def replay(self) -> Path:
         return self.folder / "replay"
+
+    @property
+    def rollouts(self) -> Path:
+        return self.folder / "rollouts"
 
     @property
     def store(self) -> StoreSettings:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ import pytest
 from rich.console import Console
 
 from examples.flights import definitions, demo
+from examples.flights.broken_version import BROKEN
 from examples.flights.bundle import Bundle
 from examples.flights.callers import Asked, asked_of, some_of
 from examples.flights.claims import WrongAnswerError, check_answers, check_stranger, push
@@ -85,6 +87,27 @@ def test_the_demo_comes_to_a_good_end_and_shows_what_it_checked(told: str) -> No
     assert "HTTP 400" in told
 
 
+def test_version_2_takes_over_step_by_step_while_everybody_is_answered(told: str) -> None:
+    act = told.partition("Act 1")[2].partition("Act 2")[0]
+    ways = ("version 2 has 5 %", "version 2 has 25 %", "version 2 has 50 %", "version 2 has 100 %")
+    places = [act.index(way) for way in ways]
+    assert places == sorted(places)
+    assert act.count("measured") >= 3
+    assert "version 1 differs from itself in" in act.lower()
+    assert "none failed" in act
+    assert "none was ever sent back" in act
+
+
+def test_version_3_leaves_by_itself_and_the_log_is_whole(told: str, headrace: Headrace) -> None:
+    act = told.partition("Act 2")[2]
+    assert act.index("version 3 has 5 %") < act.index("TAKEN BACK")
+    assert "why: invalid:" in act
+    assert re.search(r"[1-9]\d* of them by NaN", act)
+    assert "since then version 2 has answered everything" in act
+    assert "the audit log is whole: 9 records" in act
+    assert not Bundle(headrace.place.models).model(BROKEN).parent.exists()
+
+
 def test_the_training_set_is_what_pandas_joins(told: str, headrace: Headrace) -> None:
     # Another implementation of "as it was known at the minute", on the same tables and definitions.
     place = headrace.place
@@ -105,8 +128,7 @@ def afternoon(told: str, headrace: Headrace) -> Iterator[Afternoon]:
     place = headrace.place
     with ExitStack() as stack:
         store = stack.enter_context(open_store(place.store))
-        with demo.StoreClients(store.url) as clients:
-            clients.server().flushall()
+        demo.forget(place, store)
         page = Page()
         _, addresses = demo.start(stack, headrace, page)
         fronts = demo.connect(stack, addresses)
