@@ -108,13 +108,30 @@ class GatewaySeen(msgspec.Struct, frozen=True):
     gone: tuple[str, ...] = ()
 
 
+class ShareSeen(msgspec.Struct, frozen=True):
+    """A share of answers, and the same of the champion compared with itself."""
+
+    value: float | None = None
+    floor: float | None = None
+
+
+class ScoresSeen(msgspec.Struct, frozen=True):
+    """A version's score less the champion's."""
+
+    pairs: int = 0
+    mean: float = 0.0
+
+
 class ShadowSeen(msgspec.Struct, frozen=True):
-    """A version that sees copies; the difference is candidate minus champion."""
+    """A version that sees copies, and what comparing its answers has shown."""
 
     version: str
     percent: float = 0.0
-    pairs: int | None = None
-    mean_difference: float | None = None
+    answers: int = 0
+    failed: int = 0
+    differing: ShareSeen | None = None
+    flipped: ShareSeen | None = None
+    scores: ScoresSeen | None = None
 
 
 class StatusSeen(msgspec.Struct, frozen=True):

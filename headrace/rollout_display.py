@@ -222,11 +222,15 @@ def _samples_words(status: StatusSeen) -> str:
 
 
 def _shadow_words(shadow: ShadowSeen) -> str:
-    seen = ""
-    if shadow.pairs is not None:
-        seen = f", {shadow.pairs:,} pairs compared"
-        if shadow.mean_difference is not None:
-            seen += f", mean difference {shadow.mean_difference:+.4g}"
+    seen = f", {shadow.answers:,} answers compared" if shadow.answers else ""
+    for what, share in (("differ", shadow.differing), ("decide otherwise", shadow.flipped)):
+        if share is not None and share.value is not None:
+            floor = "" if share.floor is None else f" (with itself: {share.floor:.2%})"
+            seen += f", {share.value:.2%} {what}{floor}"
+    if shadow.scores is not None and shadow.scores.pairs:
+        seen += f", mean score {shadow.scores.mean:+.4g}"
+    if shadow.failed:
+        seen += f", {shadow.failed:,} copies failed"
     return printable(f"copies: {shadow.percent:g} % to version {shadow.version}{seen}")
 
 

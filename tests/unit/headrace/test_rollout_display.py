@@ -13,7 +13,9 @@ from headrace.rollout_asking import (
     ArmSeen,
     DecisionSeen,
     GatewaySeen,
+    ScoresSeen,
     ShadowSeen,
+    ShareSeen,
     StatusSeen,
     Summary,
 )
@@ -147,7 +149,11 @@ def test_the_status_shows_all_that_a_decision_needs() -> None:
             GatewaySeen("a", 0.4, 2, 61.0, ("1", "2")),
             GatewaySeen("b", 12.5, 1, 900.0, ("1",), ("2",)),
         ),
-        shadows=(ShadowSeen("2", 10, 77, -0.5),),
+        shadows=(
+            ShadowSeen(
+                "2", 10, 77, 3, ShareSeen(0.25, 0.01), ShareSeen(0.04), ScoresSeen(77, -0.5)
+            ),
+        ),
     )
     text = drawn(status_view(status))
     rows = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines()]
@@ -162,7 +168,10 @@ def test_the_status_shows_all_that_a_decision_needs() -> None:
         "counters may have been lost",
         "the candidate is broken: 5 failed",
         "errors     not yet  2.000% of the candidate's requests",
-        "copies: 10 % to version 2, 77 pairs compared, mean difference -0.5",
+        (
+            "copies: 10 % to version 2, 77 answers compared, 25.00% differ (with itself: 1.00%), 4.00% decide "
+            "otherwise, mean score -0.5, 3 copies failed"
+        ),
     ):
         assert words in text
 
