@@ -1,7 +1,7 @@
 # One command for each chore. Every target first sets up .venv where that is needed.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test sim check feast-check bench bench-operations bench-features fuzz soak perf-analyzer docker-check protos clean
+.PHONY: help setup demo serve test sim check feast-check bench bench-operations bench-features bench-rollouts fuzz soak perf-analyzer docker-check protos clean
 
 PYTHON := .venv/bin/python
 
@@ -54,6 +54,9 @@ bench-operations: setup  ## swap, kill, workers, streams, telemetry under load, 
 
 bench-features: setup  ## what feature lookups cost, beside values sent and beside Feast, with verdicts
 	@$(PYTHON) -m loadtests.feature_lookups $(ARGS)
+
+bench-rollouts: setup  ## what routing, changes of weights and copies cost under load, with verdicts
+	@$(PYTHON) -m loadtests.rollouts --save $(ARGS)
 
 fuzz: setup  ## odd requests by the thousand, for codecs and ports (FUZZ_EXAMPLES=1000)
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(PYTHON) -m pytest tests/e2e/test_openapi.py tests/unit/edge $(ARGS)

@@ -150,6 +150,7 @@ class Mirroring:
         live_lanes: Mapping[Servable, Lane],
         on_drained: Callable[[Servable], None],
         limits: ShadowLimits | None = None,
+        thread_clock: Clock | None = None,
     ) -> None:
         """``worker``: one quiet thread, ``QuietWorker(loop, 1, "shadow")``, which is closed with this.
 
@@ -173,6 +174,7 @@ class Mirroring:
             admission=admission,
             admission_limits=admission_limits,
             live_wait_s=self._live_wait_s,
+            thread_clock=thread_clock,
             key_prefix=os.urandom(8),
         )
         self.dispatch: Service[RoutedRequest] = Dispatch(self.lanes, on_drained)

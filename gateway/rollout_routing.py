@@ -57,6 +57,9 @@ class FollowedPlan:
         self.tallies = counts.begin(stored.plan)
         self.keys_seen = KeysSeen(len(stored.plan.arms))
         self.loading = False
+        self.is_pinned = False
+        """No other version ever answers. A model's first plan comes while one answers: that goes on until the plan's
+        own is loaded, since until now it was right, and nobody shall be without an answer for a plan's sake."""
         self.unfit: Mapping[str, str] = {}
         """Versions that cannot stand for the one that answers, and why."""
 
@@ -117,9 +120,14 @@ class RolloutPlans:
             followed.keys_seen = known.keys_seen
         followed.loading = True  # until somebody has tried, or found that nothing is missing
         self.followed[plan.model] = followed
-        self._table.pin(plan.model, plan.answering)
+        if known is not None or not self._table.answers(plan.model) or self._has(plan):
+            self._table.pin(plan.model, plan.answering)
+            followed.is_pinned = True
         self._refresh(plan.model)
         return True
+
+    def _has(self, plan: Plan) -> bool:
+        return any(one.version == plan.answering for one in self._table.of(plan.model))
 
     def distrust(self, model: str, why: str) -> None:
         """What the store has for a model cannot be used: the last good plan stays in force, and that is told once."""
@@ -151,6 +159,9 @@ class RolloutPlans:
         plan = followed.plan
         loaded = {one.version: one for one in self._table.of(model)}
         answering = loaded.get(plan.answering)
+        if answering is not None and not followed.is_pinned:
+            followed.is_pinned = True
+            self._table.pin(model, plan.answering)
         if answering is None:
             self._routing.arms.pop(model, None)
             self._watch(model, ())

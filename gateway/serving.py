@@ -97,6 +97,7 @@ class Serving:
             admission_limits=settings.admission,
             live_lanes=self.lanes,
             on_drained=self._on_drained,
+            thread_clock=self._thread_clock,
         )
         mirroring.export(self.metrics)
         enriched = None

@@ -32,9 +32,8 @@ app.add_typer(feature_commands.app, name="features")
 app.add_typer(key_commands.app, name="key")
 app.add_typer(model_commands.app, name="models")
 app.add_typer(rollout_commands.app, name="rollout")
-# Not in the help: no port asks for tokens yet, and nothing writes an audit log.
-app.add_typer(audit_commands.app, name="audit", hidden=True)
-app.add_typer(token_commands.app, name="token", hidden=True)
+app.add_typer(token_commands.app, name="token")
+app.add_typer(audit_commands.app, name="audit")
 
 
 def _say(line: str) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from foundation.audit import AuditError, AuditLog, AuditRecord, digest
+from foundation.audit import AuditError, AuditLog, AuditRecord, DamagedLogError, digest
 from foundation.audit_file import Head, opened
 from foundation.audit_record import Line
 from foundation.audit_verifying import MAX_LAST_RECORDS, last_lines
@@ -91,8 +91,11 @@ class ChangeLog:
     def catch_up(self) -> None:
         """Read what was appended since the last look. Raises ``AuditError``."""
         head = self._audit.head()
-        if head.seq < self._read_to:  # another log in its place
-            self._recorded, self._read_to = {}, -1
+        if head.seq < self._read_to:
+            raise DamagedLogError(
+                f"the audit log ends with record {head.seq}, and this process has seen record {self._read_to}: it was "
+                "cut or replaced; bring it back, or begin a new one and restart"
+            )
         if head.seq > self._read_to:
             self._read_to = self._read(head.seq)
 
@@ -130,7 +133,7 @@ class ChangeLog:
         for entry in missing:
             is_ours = before is not None and entry.revision == before.plan.revision + 1
             is_last = entry.revision == stored.plan.revision
-            self._audit.append(
+            record = self._audit.append(
                 author=AUTHOR,
                 role=AUTHOR,
                 action=ACTIONS + entry.event,
@@ -147,6 +150,8 @@ class ChangeLog:
                 },
             )
             self._keep(stored.plan.model, _Key(entry.revision, entry.at_s))
+            if record.seq == self._read_to + 1:
+                self._read_to = record.seq
         return len(missing)
 
     def _missing(self, stored: Stored) -> Iterator[HistoryEntry]:

@@ -22,6 +22,8 @@ STORE = "store"
 AUDIT_LOG = "audit log"
 TOO_MANY = "models"
 
+Role = Literal["", "leads", "stands by"]
+
 _log = logging.getLogger("rollout.driver")
 
 
@@ -36,6 +38,8 @@ class DriverSnapshot(msgspec.Struct, frozen=True):
     """One moment of a controller; the counts are since its start."""
 
     owner: str
+    role: Role
+    """Which of the two it was told to be last; empty before it could ask, and after it has lost the lease."""
     is_leader: bool
     fence: int
     """Of its lease; 0 while it stands by."""
@@ -58,7 +62,7 @@ class DriverStatus:
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
-        self._role: Literal["", "leads", "stands by"] = ""
+        self._role: Role = ""
         self._models: dict[str, Watched] = {}
         self._troubles: dict[str, tuple[str, str]] = {}
         self._changes: Counter[str] = Counter()
@@ -69,6 +73,7 @@ class DriverStatus:
         """What is known now."""
         return DriverSnapshot(
             owner=self._owner,
+            role=self._role,
             is_leader=fence > 0,
             fence=fence,
             last_tick_s=self._last_tick_s,

@@ -9,36 +9,36 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
 from foundation.audit import DEFAULT_FILE
-from foundation.settings import SettingsError, load
+from foundation.settings import ENV_PREFIX, Sections, SettingsError, known_keys, load
 from foundation.store import Store, StoreError, StoreSettings, open_store
 from rollout.change_log import open_change_log
 from rollout.driver import Driver
+from rollout.driver_status import STORE
 from rollout.redis_rollouts import RedisRollouts
 from rollout.settings import RolloutSettings
 
-STOPPED, FAILED, WRONG_START = 0, 1, 2
+STOPPED, WRONG_START = 0, 2
 TEND_EVERY_S = 1.0
 LOOK_EVERY_S = 0.1
 """How soon a change of its role is said."""
-
-
-class LogSettings(msgspec.Struct, frozen=True):
-    """Of ``[telemetry]``, what a controller has use for."""
-
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+_ROLES = {
+    "leads": "leads: this controller moves the weights",
+    "stands by": "stands by: another controller leads, and this one takes over when it is gone",
+}
 
 
 class ControllerSettings(msgspec.Struct, frozen=True):
@@ -46,19 +46,44 @@ class ControllerSettings(msgspec.Struct, frozen=True):
 
     store: StoreSettings = StoreSettings()
     rollout: RolloutSettings = RolloutSettings()
-    telemetry: LogSettings = LogSettings()
 
 
-class _Anything(msgspec.Struct, frozen=True):
-    """A section of the gateway's, which may stand in the same file."""
+def read_settings(file: Path | None, environment: Mapping[str, str]) -> ControllerSettings:
+    """File and variables, of which the latter win. Raises ``SettingsError``.
 
-
-def read_settings(file: Path | None, environment: dict[str, str]) -> ControllerSettings:
-    """File and variables. Raises ``SettingsError``.
-
-    A file of the gateway's will do: what it says to the gateway alone is left out.
+    The gateway's own will do: sections that are for the gateway alone are left out.
     """
-    return load(ControllerSettings, file=file, environment=environment, overrides={})
+    known = known_keys(ControllerSettings)
+    ours = tuple(f"{ENV_PREFIX}{section}_".upper() for section in known)
+    variables = {name: value for name, value in environment.items() if name.startswith(ours)}
+    overrides = {} if file is None else _from_file(file, known)
+    for section, values in overrides.items():
+        for key in [key for key in values if f"{ENV_PREFIX}{section}_{key}".upper() in variables]:
+            del values[key]
+    try:
+        return load(ControllerSettings, file=None, environment=variables, overrides=overrides)
+    except SettingsError as error:
+        raise SettingsError(re.sub("^command line:", f"{file}:", str(error))) from None
+
+
+def _from_file(file: Path, known: Mapping[str, Collection[str]]) -> Sections:
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{file}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file}: not valid TOML: {error}") from None
+    found: Sections = {}
+    for section, keys in known.items():
+        found[section] = values = content.get(section, {})
+        if not isinstance(values, dict):
+            raise SettingsError(f"{file}: [{section}] must be a section")
+        for key in values:
+            if key not in keys:
+                raise SettingsError(
+                    f"{file}: unknown key '{key}' in [{section}]; known: {', '.join(keys)}"
+                )
+    return found
 
 
 def audit_file(settings: RolloutSettings) -> Path:
@@ -66,21 +91,25 @@ def audit_file(settings: RolloutSettings) -> Path:
     return Path(settings.audit_file or Path(settings.state_dir) / DEFAULT_FILE)
 
 
-def run(settings: ControllerSettings, say: Callable[[str], None]) -> int:
+def run(settings: ControllerSettings, log_level: str, say: Callable[[str], None]) -> int:
     """Control rollouts until SIGTERM or SIGINT; the exit code."""
-    _configure_logs(settings.telemetry.log_level)
+    _configure_logs(log_level)
     path = audit_file(settings.rollout)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         store = open_store(settings.store)
     except OSError as error:
-        return _refuse(f"{path.parent}: {error.strerror or error}; name another [rollout] state_dir")
+        return _refuse(
+            f"{path.parent}: {error.strerror or error}; name another [rollout] state_dir"
+        )
     except StoreError as error:
         return _refuse(str(error))
     try:
         asyncio.run(_control(settings.rollout, store, path, say))
     finally:
-        with suppress(StoreError):  # it is somebody else's by now, or will be ended by its next user
+        with suppress(
+            StoreError
+        ):  # it is somebody else's by now, or will be ended by its next user
             store.close()
     say("stopped")
     return STOPPED
@@ -113,16 +142,12 @@ async def _tell(driver: Driver, say: Callable[[str], None]) -> None:
     said = ""
     while True:
         shown = driver.snapshot()
-        if "store" in shown.troubles:
-            line = f"waits for the store: {shown.troubles['store']}"
-        elif shown.is_leader:
-            line = "leads: this controller moves the weights"
-        else:
-            line = "stands by: another controller leads, this one takes over when it is gone"
-        is_known = shown.is_leader or bool(shown.troubles) or driver.has_asked
-        if is_known and line.partition(":")[0] != said:
-            said = line.partition(":")[0]
-            say(line)
+        state = STORE if STORE in shown.troubles else shown.role
+        if state and state != said:
+            said = state
+            say(
+                f"waits for the store: {shown.troubles[STORE]}" if state == STORE else _ROLES[state]
+            )
         await asyncio.sleep(LOOK_EVERY_S)
 
 
@@ -134,7 +159,9 @@ async def _tend(store: Store) -> None:
 
 def _configure_logs(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    form = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)-7s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    form = logging.Formatter(
+        "%(asctime)s.%(msecs)03dZ %(levelname)-7s %(message)s", "%Y-%m-%dT%H:%M:%S"
+    )
     form.converter = time.gmtime
     handler.setFormatter(form)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
@@ -143,6 +170,3 @@ def _configure_logs(level: str) -> None:
 def _refuse(problem: str) -> int:
     print(f"rollout: {problem}", file=sys.stderr)
     return WRONG_START
-
-
-__all__ = ["ControllerSettings", "SettingsError", "audit_file", "read_settings", "run"]

@@ -161,6 +161,10 @@ class ServableTable:
             self._elect(servable.name)
             self.on_change(servable.name)
 
+    def answers(self, model: str) -> bool:
+        """Whether the model's name without a version means anything now."""
+        return (model, "") in self._ready
+
     def pin(self, model: str, version: str) -> None:
         """Have the model's name without a version mean this one, as long as it is loaded, and no other ever."""
         self._pins[model] = version

@@ -29,6 +29,7 @@ logger = logging.getLogger("headrace.shadow")
 
 STARTS_PER_TURN = 8
 """Copies that begin in one turn of the loop, at some 10 µs each."""
+BUSY_WINDOW_S = 0.02
 LOG_EVERY_S = 60.0
 """About failures of one version."""
 
@@ -76,6 +77,25 @@ class ShadowedModel:
         return report
 
 
+class LoopBusy:
+    """How busy the loop's thread has been, looked at when copies are about to begin; to be asked on that thread."""
+
+    def __init__(self, thread_clock: Clock, now_s: float) -> None:
+        """``thread_clock``: CPU seconds of the calling thread."""
+        self._thread_clock = thread_clock
+        self._since_s, self._since_cpu_s = now_s, thread_clock()
+        self._share = 0.0
+
+    def share(self, now_s: float) -> float:
+        """CPU time over time, of at least the last ``BUSY_WINDOW_S``."""
+        passed_s = now_s - self._since_s
+        if passed_s >= BUSY_WINDOW_S:
+            cpu_s = self._thread_clock()
+            self._share = (cpu_s - self._since_cpu_s) / passed_s
+            self._since_s, self._since_cpu_s = now_s, cpu_s
+        return self._share
+
+
 class _Shadowed:
     """What a copy is known by."""
 
@@ -102,9 +122,13 @@ class ShadowCopies:
         admission: Admission,
         admission_limits: AdmissionLimits,
         live_wait_s: Callable[[], float],
+        thread_clock: Clock | None = None,
         key_prefix: bytes = b"",
     ) -> None:
-        """``live_wait_s``: what is queued in the worst live lane will take; ``key_prefix``: this process's own."""
+        """``live_wait_s``: what is queued in the worst live lane will take; ``key_prefix``: this process's own.
+
+        ``thread_clock``: CPU seconds of the loop's thread; without it, that is never busy.
+        """
         self.models: dict[str, ShadowedModel] = {}
         self.budget = ShadowBudget(limits)
         self.plain: Service[RoutedRequest] | None = None
@@ -116,6 +140,7 @@ class ShadowCopies:
         self._admission = admission
         self._max_requests = admission_limits.max_requests
         self._live_wait_s = live_wait_s
+        self._busy = LoopBusy(thread_clock or (lambda: 0.0), clock())
         self._comparer = ShadowComparer(self, loop=loop, clock=clock, worker=worker)
         self._inside: dict[ShadowCopy, None] = {}
         self._waiting: deque[ShadowCopy] = deque()
@@ -187,6 +212,7 @@ class ShadowCopies:
             now - self._due_since_s,
             self._admission.requests_inside / self._max_requests,
             self._live_wait_s(),
+            self._busy.share(now),
         )
         if why:
             self._meters.shed[why] += len(self._waiting)

@@ -213,3 +213,18 @@ def test_a_gpu_that_is_not_there_is_explained_and_can_be_overruled(tmp_path: Pat
     on_gpu = "instance_group { kind: KIND_GPU }"
     assert "It is config.pbtxt that asks for a GPU; `device" in configured(tmp_path, on_gpu)
     assert configured(tmp_path, on_gpu, toml="[onnxruntime]\ndevice = 'cpu'") == "m/1 READY"
+
+
+def test_versions_that_a_plan_wants_are_loaded_whatever_the_policy_says(tmp_path: Path) -> None:
+    for version in (1, 2, 3):
+        write_model(tmp_path, "m", models.linear(), version)
+        write_model(tmp_path, "n", models.linear(), version)
+    state = load_repository(
+        tmp_path,
+        intra_op_threads=1,
+        clock=ticking(),
+        on_progress=lambda _progress: None,
+        versions={"m": [1, 2], "absent": [1]},
+    )
+    assert {(one.name, one.version) for one in state.loaded} == {("m", "1"), ("m", "2"), ("n", "3")}
+    assert state.refused == ()

@@ -309,3 +309,41 @@ def test_a_bad_config_pbtxt_is_a_problem_of_that_model_alone(tmp_path: Path) -> 
     assert versions(desired) == {"good": ["1"]}
     assert problems(desired) == [("bad", "")]
     assert "bad/config.pbtxt: line 2, column 8: " in reason(desired)
+
+
+# -- versions that somebody else wants ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "toml", [None, "[versions]\npolicy = 'all'", "[versions]\npolicy = 'specific'\nspecific = [7]"]
+)
+def test_wanted_versions_count_whatever_the_policy_says(tmp_path: Path, toml: str | None) -> None:
+    for version in (1, 3, 7):
+        write_model(tmp_path, "m", MODEL, version, toml)
+        write_model(tmp_path, "n", MODEL, version, toml)
+    found = scan_repository(tmp_path, versions={"m": [1, 3], "nobody": [1]})
+    by_policy = versions(scan_repository(tmp_path))["n"]
+    assert versions(found) == {"m": ["3", "1"], "n": by_policy}
+    assert found.problems == ()
+    one, _ = scan_model(tmp_path, "m", versions=[1, 3])
+    assert one == found.find("m")
+    again = scan_repository(tmp_path, before=found, versions={"m": [7]})
+    assert versions(again)["m"] == ["7"], "settings that are remembered change nothing"
+
+
+def test_a_wanted_version_that_is_not_there_hinders_no_other(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", MODEL, 1)
+    found = scan_repository(tmp_path, versions={"m": [1, 9]})
+    assert versions(found) == {"m": ["1"]}
+    assert problems(found) == [("m", "9")]
+    assert scan_model(tmp_path, "m", versions=[9])[0] is None
+
+
+@pytest.mark.xfail(reason="they are taken for a policy, which refuses them", raises=ValueError)
+@pytest.mark.parametrize(("wanted", "found"), [([], {}), ([1, 1], {"m": ["1"]})])
+def test_wanting_nothing_or_something_twice_is_possible(
+    tmp_path: Path, wanted: list[int], found: dict[str, list[str]]
+) -> None:
+    """A plan may name versions that are no numbers, or "1" and "01": no start may fail for that."""
+    write_model(tmp_path, "m", MODEL, 1)
+    assert versions(scan_repository(tmp_path, versions={"m": wanted})) == found

@@ -231,3 +231,71 @@ def test_removing_what_was_replaced_changes_nothing() -> None:
     table.put(second)
     table.remove(first)
     assert table.find("m", "1") is second
+
+
+# -- a rollout's plan -----------------------------------------------------------------------------
+
+
+def test_a_pinned_version_answers_though_a_newer_one_is_there_and_one_comes() -> None:
+    table = ServableTable([version(number="1"), version(number="2")], [ready("m", "1")])
+    table.pin("m", "1")
+    assert table.find("m", "").version == "1"
+    table.put(version(number="3"))
+    assert table.find("m", "").version == "1"
+    assert table.find("m", "3").version == "3"
+    table.pin("m", "3")
+    assert table.find("m", "").version == "3"
+
+
+def test_without_its_pinned_version_a_model_is_not_ready_and_says_whose_wish_it_is() -> None:
+    first = version(number="1")
+    table = ServableTable([first, version(number="2")], [ready("m", "1"), ready("m", "2")])
+    table.pin("m", "1")
+    table.remove(first)
+    refused = refusal(table, "m")
+    assert refused.code is ErrorCode.NOT_READY
+    assert refused.retry_after_s == 1.0
+    assert "version 1, which answers by its rollout's plan" in refused.message
+    assert table.find("m", "2").version == "2"
+    assert refusal(table, "m", "1").code is ErrorCode.NOT_FOUND
+    table.put(version(number="1"))
+    assert table.find("m", "").version == "1"
+
+
+def test_a_model_can_be_pinned_before_it_is_there_and_no_other_is() -> None:
+    table = ServableTable([version("n", "7")], [])
+    table.pin("m", "1")
+    assert table.find("n", "").version == "7"
+    table.put(version("m", "2"))
+    assert table.find("m", "2").version == "2"
+    table.put(version("m", "1"))
+    assert table.find("m", "").version == "1"
+
+
+def test_changes_are_told_once_they_are_done() -> None:
+    table = ServableTable([], [])
+    told: list[tuple[str, list[str]]] = []
+    table.on_change = lambda model: told.append((model, table.versions(model)))
+    first, second = version(number="1"), version(number="1")
+    table.put(first)
+    table.put(second)
+    table.remove(first)  # another one has its place: nothing changes
+    table.remove(second)
+    assert told == [("m", ["1"]), ("m", ["1"]), ("m", [])]
+
+
+def test_what_codecs_remember_is_forgotten_when_they_are_to_read_something_else() -> None:
+    one = version()
+    names = WantedNames(("user",))
+    one.reply_templates["x"] = 1
+    one.want(None)
+    assert one.reply_templates, "nothing has changed"
+    one.want(names)
+    assert one.context_names is names
+    assert not one.reply_templates
+    one.reply_templates["x"] = 1
+    one.want(WantedNames(("user",)))
+    assert one.reply_templates, "it is the same"
+    one.want(one.enrichment)
+    assert one.context_names is None
+    assert not one.reply_templates

@@ -1,0 +1,64 @@
+"""Ids of predictions against the RFC: version, variant, time, order, and that none comes twice."""
+
+from __future__ import annotations
+
+import random
+import uuid
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.prediction_ids import COUNTER_BITS, PREFIX_BITS, PredictionIds
+
+SEED = 7
+NOW_NS = 1_800_000_000_123_456_789
+
+
+class Time:
+    def __init__(self, now_ns: int = NOW_NS) -> None:
+        self.now_ns = now_ns
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+
+@given(st.integers(0, (1 << 48) - 1), st.integers(0, (1 << 64) - 1))
+def test_an_id_is_a_uuid_of_version_7_with_the_time_in_front(now_ms: int, seed: int) -> None:
+    ids = PredictionIds(lambda: now_ms * 1_000_000 + 999_999, random.Random(seed).getrandbits)
+    for _ in range(3):
+        text = ids.new()
+        one = uuid.UUID(text)
+        assert str(one) == text
+        assert (one.version, one.variant) == (7, uuid.RFC_4122)
+        assert one.int >> 80 == now_ms
+
+
+def test_the_extremes_of_chance() -> None:
+    for bits in (lambda k: 0, lambda k: (1 << k) - 1):
+        one = uuid.UUID(PredictionIds(Time(), bits).new())
+        assert (one.version, one.variant) == (7, uuid.RFC_4122)
+    asked: list[int] = []
+    PredictionIds(Time(), lambda k: asked.append(k) or 0).new()
+    assert asked == [PREFIX_BITS, COUNTER_BITS - 1]
+
+
+@given(st.lists(st.integers(0, 3_000_000), min_size=1, max_size=300))
+def test_ids_sort_by_time_as_they_were_made(steps_ns: list[int]) -> None:
+    time = Time()
+    ids = PredictionIds(time, random.Random(SEED).getrandbits)
+    made = []
+    for step_ns in steps_ns:
+        time.now_ns += step_ns
+        made.append(ids.new())
+    assert sorted(made) == made
+    assert len(set(made)) == len(made)
+
+
+def test_no_id_comes_twice_when_the_clock_goes_back_and_forth() -> None:
+    time, chance = Time(), random.Random(SEED)
+    many = [PredictionIds(time, chance.getrandbits) for _ in range(4)]
+    made = []
+    for number in range(20_000):
+        time.now_ns = NOW_NS + (number % 5) * 1_000_000
+        made.append(many[number % 4].new())
+    assert len(set(made)) == len(made)
