@@ -204,10 +204,10 @@ def _scan_model(
         return None, [Problem(name, "", reason)]
 
     found: list[DesiredVersion] = []
-    policy = settings.versions
+    wanted = _wanted(settings.versions, numbers)
     if versions is not None:
-        policy = VersionSettings(policy="specific", specific=tuple(versions))
-    for number in _wanted(policy, numbers):
+        wanted = sorted(set(versions), reverse=True)
+    for number in wanted:
         path = folder / str(number) / file_name
         try:
             _refuse_absence(path, number, numbers)

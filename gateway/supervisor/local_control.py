@@ -231,9 +231,13 @@ class LocalControl:
         if model in self._unloaded:
             return
         async with self._changes.lock:
-            await self._no_other_change()
-            prepared = await self._aside(partial(self._prepare_one, model))
-            await self._no_other_change()
+            while True:
+                await self._no_other_change()
+                before = self._state
+                prepared = await self._aside(partial(self._prepare_one, model))
+                await self._no_other_change()
+                if self._state is before:  # else it was prepared for what is not there any more
+                    break
             self._commit(prepared)
 
     async def _no_other_change(self) -> None:

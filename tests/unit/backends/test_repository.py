@@ -339,7 +339,6 @@ def test_a_wanted_version_that_is_not_there_hinders_no_other(tmp_path: Path) -> 
     assert scan_model(tmp_path, "m", versions=[9])[0] is None
 
 
-@pytest.mark.xfail(reason="they are taken for a policy, which refuses them", raises=ValueError)
 @pytest.mark.parametrize(("wanted", "found"), [([], {}), ([1, 1], {"m": ["1"]})])
 def test_wanting_nothing_or_something_twice_is_possible(
     tmp_path: Path, wanted: list[int], found: dict[str, list[str]]
