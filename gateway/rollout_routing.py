@@ -266,6 +266,12 @@ class RolloutPlans:
             lambda: [((model,), one.plan.revision) for model, one in self.followed.items()],
         )
         metrics.gauge(
+            "headrace_rollout_state",
+            "1 for the state that the plan in force is in.",
+            ("model", "state"),
+            lambda: [((model, one.plan.state.value), 1.0) for model, one in self.followed.items()],
+        )
+        metrics.gauge(
             "headrace_rollout_weight_percent",
             "The share of requests that an arm should get.",
             ("model", "version"),

@@ -19,9 +19,25 @@ Labels: TypeAlias = tuple[tuple[str, str], ...]
 SampleKey: TypeAlias = tuple[str, Labels]
 
 SUMMED = frozenset({"counter", "histogram"})
-ALL_MUST = frozenset({"headrace_model_ready", "headrace_feature_store_up"})
+ALL_MUST = frozenset(
+    {
+        "headrace_model_ready",
+        "headrace_feature_store_up",
+        "headrace_rollout_store_up",
+        "headrace_rollout_plan_revision",
+    }
+)
 """Gauges of which the instance has the least: ready is only what every worker serves."""
-ANY_MAY = frozenset({"headrace_feature_breaker_state"})
+ANY_MAY = frozenset(
+    {
+        "headrace_feature_breaker_state",
+        "headrace_rollout_plan_in_trouble",
+        "headrace_rollout_state",
+        "headrace_rollout_weight_percent",
+        "headrace_rollout_sample_ratio_log_evidence",
+        "headrace_shadow_differing_share",
+    }
+)
 """Gauges of which the instance has the most: one worker in trouble is what has to be seen."""
 OF_THE_PROCESS = ("process_", "python_")
 """Metrics that mean nothing when they are added up: each worker's are shown under a label of its own."""

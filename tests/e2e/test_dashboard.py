@@ -22,9 +22,10 @@ from tests.support.feature_pushes import RestPusher, counted, profile
 from tests.support.feature_rows import BASKET_WIDTH, Rows, amounts, features_toml, users, write_seen
 from tests.support.models import identity, write_model
 from tests.support.protocol_callers import Ask, CallError, make_caller
-from tests.support.raw_http import RawHttp, floats_json, post_infer
+from tests.support.raw_http import RawHttp, ask_once, floats_json, post_infer, request
 from tests.support.redis_servers import ValkeyServer
 from tests.support.server_process import CHECKOUT, ServerProcess
+from tests.support.waiting import eventually
 
 GRAFANA = CHECKOUT / "deploy" / "grafana"
 DASHBOARD: dict[str, Any] = json.loads((GRAFANA / "headrace.json").read_text("utf-8"))
@@ -91,7 +92,8 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> list[Metric]:
     """What a server with two workers and features shows after a little of everything."""
     folder: Path = tmp_path_factory.mktemp("dashboard")
     root = folder / "models"
-    write_model(root, "identity", identity())
+    for version in (1, 2):
+        write_model(root, "identity", identity(), version=version)
     write_seen(root, "basket", BASKET_WIDTH, features_toml("basket"))
     guarded = features_toml("basket", more="max_defaulted_fraction = 0.25")
     write_seen(root, "guarded", BASKET_WIDTH, guarded)
@@ -100,6 +102,8 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> list[Metric]:
         "server.workers": 2,
         "features.manifest": folder / "features",
         "features.push": True,
+        "rollout.enabled": True,
+        "rollout.state_dir": folder / "rollouts",
     }
     with ValkeyServer() as store:
         with store.client() as client:
@@ -109,6 +113,7 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> list[Metric]:
                 connection.send(post_infer("identity", floats_json()))
                 assert connection.receive().status == 200
             use_features(server)
+            use_rollouts(server)
             return list(text_string_to_metric_families(server.get_admin("/metrics")))
 
 
@@ -124,6 +129,33 @@ def use_features(server: ServerProcess) -> None:
         caller.close()
     said = RestPusher(server).push("profile", [profile("u3", 3)])
     assert said.counts == counted(created=1), said
+
+
+def use_rollouts(server: ServerProcess) -> None:
+    """A plan with copies, and requests with and without the key that it wants."""
+    plan = {
+        "champion": "2",
+        "candidate": "1",
+        "sticky": {"from": "header:x-user", "salt": "dashboard"},
+        "steps": [{"percent": 50.0}],
+        "shadows": [{"version": "1", "percent": 100.0, "salt": "copies"}],
+    }
+    headers = [("content-type", "application/json"), ("x-headrace-reason", "a test")]
+    started = ask_once(
+        server.admin,
+        request("PUT", "/v2/rollouts/identity?start=true", headers, json.dumps(plan).encode()),
+    )
+    assert started.status == 201, started
+    body = floats_json()
+
+    def is_compared() -> bool:
+        for who in ([("x-user", "u1")], []):
+            assert ask_once(server.http, post_infer("identity", body, who)).status == 200
+        return "headrace_shadow_differing_share{" in server.get_admin("/metrics")
+
+    eventually("a copy was compared", is_compared, within_s=30.0)
+    too_late = floats_json(parameters={"timeout": 1})  # µs; what fails is not copied
+    assert ask_once(server.http, post_infer("identity", too_late)).status in {503, 504}
 
 
 def values_of(families: list[Metric], metric: str, label: str) -> set[str]:
@@ -227,6 +259,19 @@ def test_statuses_are_those_that_rows_can_have(families: list[Metric]) -> None:
 def test_everything_that_features_tell_is_watched(known: dict[str, set[str]]) -> None:
     asked = {name for where, one in expressions() if "panel" in where for name, _ in series_of(one)}
     assert {name for name in known if name.startswith("headrace_feature_")} <= asked
+
+
+def test_everything_that_rollouts_tell_is_watched(known: dict[str, set[str]]) -> None:
+    asked = {name for where, one in expressions() if "panel" in where for name, _ in series_of(one)}
+    told = {name for name in known if name.startswith(("headrace_rollout_", "headrace_shadow_"))}
+    assert len(told) > 10
+    assert told <= asked
+
+
+def test_ways_to_an_arm_are_those_that_there_are(families: list[Metric]) -> None:
+    named = {value for _, value in named_values("assigned_by")}
+    assert named == {"split", "override", "not_warm"}
+    assert values_of(families, "headrace_rollout_requests_total", "assigned_by") <= named
 
 
 def test_every_rule_is_whole() -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,11 @@ def _only(gateways: Sequence[ServerProcess], version: str) -> bool:
     return {one["model_version"] for one in answers} == {version}
 
 
+def _all_act_on(gateways: Sequence[ServerProcess], revision: int) -> bool:
+    acting = [one["revision"] for one in status(gateways[0])["gateways"]]
+    return acting == [revision] * GATEWAYS
+
+
 def test_a_change_by_hand_is_everywhere_within_a_second_and_loses_nobody(
     gateways: list[ServerProcess],
 ) -> None:
@@ -208,13 +214,9 @@ def test_a_change_by_hand_is_everywhere_within_a_second_and_loses_nobody(
                 ),
             )
             assert answer.status == 200, answer
-            revision = answer.json["revision"]
             eventually(
                 "everybody acts on it",
-                lambda: (
-                    [one["revision"] for one in status(gateways[0])["gateways"]]
-                    == [revision] * GATEWAYS
-                ),  # noqa: B023  looked at within the turn
+                partial(_all_act_on, gateways, answer.json["revision"]),
                 within_s=WITHIN_S,
             )
         seen = sum(users.answers.values())

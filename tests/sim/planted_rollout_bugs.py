@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from rollout import controller, driver
+from rollout import controller, driver, evidence_gathering
 from rollout.change_log import ChangeLog
 from rollout.driver import Driver
 from rollout.leadership import Leadership
@@ -39,7 +39,7 @@ def moves_forward_without_a_log(patch: pytest.MonkeyPatch) -> None:
 
 @bug("on incomplete evidence", more_of="_worker_dies")
 def takes_what_is_left_for_everything(patch: pytest.MonkeyPatch) -> None:
-    gather = driver.gather
+    gather = evidence_gathering.gather
     patch.setattr(
         driver,
         "gather",
@@ -49,7 +49,7 @@ def takes_what_is_left_for_everything(patch: pytest.MonkeyPatch) -> None:
 
 @bug("has not been warm for", "acts on an old plan", more_of="_unload")
 def asks_one_gateway_for_all(patch: pytest.MonkeyPatch) -> None:
-    heard = driver.heard
+    heard = evidence_gathering.heard
     patch.setattr(driver, "heard", lambda *all_of: heard(*all_of)[:1])
 
 
@@ -108,7 +108,7 @@ def one_corrupt_plan_stops_all(patch: pytest.MonkeyPatch) -> None:
 
 @bug("gave the weights", "no split", "plan with faults")
 def gives_the_candidate_a_little_more(patch: pytest.MonkeyPatch) -> None:
-    apply = driver.apply
+    apply = controller.apply
 
     def generous(*all_of: Any) -> Any:
         found = apply(*all_of)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from rollout.plan import Event
 from tests.sim.rollout_world import DAY_S, RECOVERY_S, SimDriver, World
@@ -125,7 +126,8 @@ class Day:
         self.kinds.append("clock")
         jump_s = self.rng.choice([-40.0, -15.0, 5.0, 30.0, 3600.0])
         self.world.was_set_back = True
-        self.rng.choice([*self._alive(), *self.world.workers]).wall_offset_s += jump_s
+        clocks: list[Any] = [*self._alive(), *self.world.workers]
+        self.rng.choice(clocks).wall_offset_s += jump_s
 
     def _worker_dies(self) -> None:
         self._end_worker("dies")

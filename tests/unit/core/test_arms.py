@@ -1,10 +1,7 @@
-"""Which arm a request gets by its plan, what a request without its key does, and what codecs are to read for that."""
+"""Which arm a request gets by its plan, and what one does that comes without its key or for a version not here."""
 
 from __future__ import annotations
 
-import random
-import uuid
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,28 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.signature import Signature, TensorSpec
-from gateway.core.arm_counts import StretchTallies
+from backends.signature import TensorSpec
 from gateway.core.arms import (
-    ARM_HEADER,
-    SEEN_KEYS,
-    TOKEN_HEADER,
-    ArmMeters,
-    KeysSeen,
-    ModelArms,
     arm_of,
     refuse_all,
     versions_of,
-    wanted_names,
 )
-from gateway.core.servables import ServableVersion
 from gateway.errors import ErrorCode, HeadraceError
-from gateway.messages import ContextValue, PredictRequest
-from rollout.plan import Event, Plan, Shadow, Step, Sticky
-from rollout.sequential import sample_ratio_log_bayes_factor
+from gateway.messages import ContextValue
+from rollout.plan import Event, Shadow, Step, Sticky
 from rollout.split import Splitter, sampled
-from tests.support.servables import WantedNames, tensor_spec
-from tests.unit.pipeline.requests import request, rows_of
+from tests.unit.core.arms_world import USERS, Arms, X, by, servables, version
+from tests.unit.pipeline.requests import rows_of
 from tests.unit.rollout.plans import (
     APPROVER,
     WARM,
@@ -46,74 +33,6 @@ from tests.unit.rollout.plans import (
     stepping,
     with_other,
 )
-
-SEED = 20_261_123
-X = TensorSpec("x", "FP32", (-1, 2))
-USERS = [f"user-{number}" for number in range(3_000)]
-
-
-class NoWatch:
-    odd_batches = 0
-
-    def is_valid(self, outputs: Sequence[Any]) -> bool:
-        return True
-
-
-def version(
-    number: str, enrichment: WantedNames | None = None, *inputs: TensorSpec
-) -> ServableVersion:
-    signature = Signature(inputs or (X,), (tensor_spec("y", "FP32", -1, 2),))
-    return ServableVersion("delays", number, signature, list, enrichment=enrichment)
-
-
-def servables(**enrichments: WantedNames) -> dict[str, ServableVersion]:
-    return {one: version(one, enrichments.get(f"v{one}")) for one in ("3", "4", "5")}
-
-
-class Arms(ModelArms):
-    """In force on the versions 3, 4 and 5, unless others are named."""
-
-    def __init__(
-        self, plan: Plan, have: Mapping[str, ServableVersion] | None = None, **more: Any
-    ) -> None:
-        have = servables() if have is None else have
-        self.tallies = more.pop("tallies", None) or StretchTallies(plan.revision, plan.step)
-        more = {
-            "random_bits": random.Random(SEED).getrandbits,
-            "may_choose": lambda token: None,
-        } | more
-        super().__init__(
-            plan, have, self.tallies, {one: NoWatch() for one in have.values()}, **more
-        )
-
-    def context(self, **said: ContextValue) -> tuple[ContextValue, ...]:
-        """As a codec notes it: "x_user" is the header or parameter "x-user"."""
-        known = {name.replace("_", "-"): value for name, value in said.items()}
-        names = (*self.names.parameters, *self.names.headers)
-        assert known.keys() <= set(names), names
-        return tuple(known.get(name) for name in names)
-
-    def ask(
-        self, *tensors: Any, request_id: str = "", **said: ContextValue
-    ) -> tuple[str, str, str]:
-        """(version, why, key source) of one request."""
-        one = self.requested(*tensors, request_id=request_id, **said)
-        arm, source, _ = self.choose(one)
-        return arm.servable.version, arm.assignment.why, source
-
-    def requested(
-        self, *tensors: Any, request_id: str = "", **said: ContextValue
-    ) -> PredictRequest:
-        return request(
-            *(tensors or (rows_of(1),)), request_id=request_id, context=self.context(**said)
-        )
-
-
-def by(source: str, **changed: Any) -> Plan:
-    return stepping(
-        proposal(sticky=Sticky(source=source, salt="s"), steps=(Step(percent=50),), **changed)
-    )
-
 
 # -- the split ------------------------------------------------------------------------------------
 
@@ -156,8 +75,8 @@ def test_who_is_the_candidates_stays_the_candidates_while_it_grows(
             plan = after(plan, Event.ADVANCE)
         arms = Arms(plan)
         found = {user: arms.ask(x_user=user)[0] for user in USERS[:300]}
-        for user, version in before.items():
-            assert found[user] == version or (version, found[user]) == ("3", "4"), percent
+        for user, was in before.items():
+            assert found[user] == was or (was, found[user]) == ("3", "4"), percent
         before = found
     promoted = Arms(after(plan, Event.PROMOTE))
     assert {promoted.ask(x_user=user)[0] for user in before} == {"4"}
@@ -273,12 +192,12 @@ def test_an_input_that_the_model_has_not_is_no_key_and_that_shows() -> None:
 def test_who_may_choose_an_arm_gets_it_outside_all_counts() -> None:
     asked: list[str] = []
     arms = Arms(by("header:u"), may_choose=asked.append)
-    for version in ("3", "4", "5"):
-        one = arms.requested(u="ann", x_headrace_arm=version, x_headrace_token="hrt")
+    for number in ("3", "4", "5"):
+        one = arms.requested(u="ann", x_headrace_arm=number, x_headrace_token="hrt")
         arm, _, _ = arms.choose(one)
-        assert (arm.servable.version, arm.assignment.why) == (version, "override")
+        assert (arm.servable.version, arm.assignment.why) == (number, "override")
         assert arm.assignment.probability == 0.0
-        assert arm.assignment.arm == {"3": "champion", "4": "candidate"}.get(version, "other")
+        assert arm.assignment.arm == {"3": "champion", "4": "candidate"}.get(number, "other")
         assert arm.tally not in (arms.tallies.candidate, arms.tallies.champion)
     assert asked == ["hrt"] * 3
     assert arms._seen_by_arm == [0, 0], "no user was dealt"
@@ -369,116 +288,3 @@ def test_nothing_is_copied_when_the_rollout_is_over(ending: Event) -> None:
     assert any(Arms(plan).choose(Arms(plan).requested(x_user=one))[2] for one in USERS[:200])
     over = Arms(after(plan, ending))
     assert not any(over.choose(over.requested(x_user=one))[2] for one in USERS[:200])
-
-
-# -- what codecs read -----------------------------------------------------------------------------
-
-names = st.lists(
-    st.sampled_from(["user", "u", "tenant", "region", "x-user", "x-tenant"]), max_size=4
-)
-wanted = st.none() | st.builds(
-    lambda parameters, headers: WantedNames(tuple(parameters), tuple(headers)), names, names
-)
-
-
-@given(
-    st.tuples(wanted, wanted, wanted),
-    st.sampled_from(["header:X-User", "parameter:user", "request_id", "parameter:x-user"]),
-    st.sampled_from(["", "3", "4", "5"]),
-)
-def test_every_servable_gets_the_context_that_its_enrichment_wants(
-    enrichments: tuple[WantedNames | None, ...], source: str, chosen: str
-) -> None:
-    """Whatever names they share: a value is told by whether it is a parameter's or a header's."""
-    have = {number: version(number, one) for number, one in zip("345", enrichments, strict=True)}
-    arms = Arms(by(source), have)
-    context: list[ContextValue] = [f"parameter {one}" for one in arms.names.parameters]
-    for header in arms.names.headers:
-        own = {ARM_HEADER: chosen or None, TOKEN_HEADER: None}
-        context.append(own.get(header, f"header {header}"))
-    asked = request(rows_of(1), context=tuple(context))
-    arm, _, _ = arms.choose(asked)
-    servable = arm.servable
-    assert not chosen or servable.version == chosen
-    if servable.enrichment is None:
-        return
-    assert asked.context == (
-        *(f"parameter {one}" for one in servable.enrichment.parameters),
-        *(f"header {one}" for one in servable.enrichment.headers),
-    )
-    explicit = request(rows_of(1), context=tuple(context), version="3")
-    arms.bypass(explicit)
-    if have["3"].enrichment is not None:
-        assert explicit.context == (
-            *(f"parameter {one}" for one in have["3"].enrichment.parameters),
-            *(f"header {one}" for one in have["3"].enrichment.headers),
-        )
-
-
-def test_a_request_that_names_another_version_keeps_its_context() -> None:
-    have = servables(v3=WantedNames(("user",)), v4=WantedNames(("a", "b", "c", "d")))
-    arms = Arms(by("header:u"), have)
-    asked = request(rows_of(1), version="4", context=("a", "b", "c", "d"))
-    arms.bypass(asked)
-    assert asked.context == ("a", "b", "c", "d")
-
-
-def test_names_are_read_once_and_slices_are_among_them() -> None:
-    plan = by("header:X-User", slices=("parameter:tier", "header:X-Region", "input:x"))
-    found = wanted_names(plan, [WantedNames(("tier",), ("x-user",)), None])
-    assert found.parameters == ("tier",)
-    assert found.headers == ("x-user", "x-region", ARM_HEADER, TOKEN_HEADER)
-
-
-# -- meters ---------------------------------------------------------------------------------------
-
-
-def test_counts_of_requests_go_on_over_plans_and_versions() -> None:
-    meters = ArmMeters()
-    plan = by("header:u")
-    total = 0
-    for number in range(5):
-        arms = Arms(plan, meters=meters)
-        for user in USERS[: 20 + number]:
-            arms.ask(u=user)
-            total += 1
-        assert meters.requests.total() == total
-        plan = after(plan, Event.RESUME if number % 2 else Event.PAUSE)
-
-
-def test_a_key_is_counted_once_also_by_the_arms_that_come_after() -> None:
-    plan = by("header:u")
-    seen = KeysSeen(2)
-    for _ in range(2):
-        arms = Arms(plan, keys_seen=seen)
-        for user in USERS * 2:
-            arms.ask(u=user)
-    collisions = len(USERS) - sum(seen.by_arm)
-    assert 0 <= collisions < 150, "two keys of one place count as one"
-
-
-@pytest.mark.parametrize("percent", [1.0, 50.0])
-def test_keys_that_collide_are_no_evidence_of_a_wrong_split(percent: float) -> None:
-    """Far more keys than places: nine in ten are not counted, and the share of those that are is right."""
-    plan = stepping(
-        proposal(steps=(Step(percent=percent),), sticky=Sticky(source="header:u", salt="s"))
-    )
-    seen = KeysSeen(2)
-    arms = Arms(plan, keys_seen=seen)
-    chance = random.Random(SEED)
-    print("seed", SEED)
-    for place in range(SEEN_KEYS):  # nine in ten are taken beforehand, by keys of whatever arm
-        seen.places[place] = place % 10 != 0
-    for _ in range(60_000):
-        arms.ask(u=str(uuid.UUID(int=chance.getrandbits(128))))
-    assert 4_000 < sum(seen.by_arm) < 13_108
-    evidence = sample_ratio_log_bayes_factor(seen.by_arm, [1 - percent / 100, percent / 100])
-    assert evidence < 3.0, seen.by_arm
-
-
-def test_one_busy_user_raises_no_alarm() -> None:
-    seen = KeysSeen(2)
-    arms = Arms(by("header:u"), keys_seen=seen)
-    for _ in range(5_000):
-        arms.ask(u="busy")
-    assert sorted(seen.by_arm) == [0, 1]

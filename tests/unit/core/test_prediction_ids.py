@@ -38,7 +38,12 @@ def test_the_extremes_of_chance() -> None:
         one = uuid.UUID(PredictionIds(Time(), bits).new())
         assert (one.version, one.variant) == (7, uuid.RFC_4122)
     asked: list[int] = []
-    PredictionIds(Time(), lambda k: asked.append(k) or 0).new()
+
+    def bits_of(count: int) -> int:
+        asked.append(count)
+        return 0
+
+    PredictionIds(Time(), bits_of).new()
     assert asked == [PREFIX_BITS, COUNTER_BITS - 1]
 
 

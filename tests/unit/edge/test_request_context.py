@@ -251,7 +251,7 @@ def test_what_is_wanted_is_what_counts_and_not_the_enrichment() -> None:
     target = model()
     target.context_names = WantedNames(("tier",), ("x-user", "x-tenant"))
     headers = [*HEADERS, (b"x-user", b"ann")]
-    asked = {"user": "u7", "tier": 3}
+    asked: dict[str, Any] = {"user": "u7", "tier": 3}
     for request in (
         from_json(one_pass(parameters=asked), target, headers),
         from_proto(message(**asked), target, dict(headers)),
