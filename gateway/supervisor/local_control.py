@@ -84,6 +84,7 @@ class LocalControl:
         self._prepared: _Prepared | None = None
         self._attempt_number = 0
         self._threads_inside = 0
+        self._preparing = 0
         self._look = state.desired
         self._planned = dict(planned)
         self._unloaded: set[str] = set()
@@ -147,7 +148,11 @@ class LocalControl:
         """What comes of it, unless it was given up meanwhile: then nothing may follow from it any more."""
         self.abort()
         number = self._attempt_number
-        prepared = await self._aside(work)
+        self._preparing += 1  # until it can be stored: its thread has ended a moment earlier
+        try:
+            prepared = await self._aside(work)
+        finally:
+            self._preparing -= 1
         if number != self._attempt_number:
             raise HeadraceError(ErrorCode.NOT_READY, "the load was given up; ask for it again")
         return prepared
@@ -228,22 +233,20 @@ class LocalControl:
         other changes leave no room for this one.
         """
         self._planned[model] = [int(version) for version in versions if version.isdecimal()]
-        if model in self._unloaded:
-            return
         async with self._changes.lock:
-            while True:
-                await self._no_other_change()
+            await self._no_other_change()
+            while model not in self._unloaded:
                 before = self._state
                 prepared = await self._aside(partial(self._prepare_one, model))
                 await self._no_other_change()
                 if self._state is before:  # else it was prepared for what is not there any more
-                    break
-            self._commit(prepared)
+                    self._commit(prepared)
+                    return
 
     async def _no_other_change(self) -> None:
         """The supervisor's changes come in two steps and without our lock: nothing may come between them."""
         give_up_s = time.monotonic() + OTHER_CHANGE_S
-        while self._prepared is not None or self._threads_inside:
+        while self._prepared is not None or self._preparing or self._threads_inside:
             if time.monotonic() > give_up_s:
                 raise HeadraceError(
                     ErrorCode.NOT_READY, "the repository is busy with other changes"

@@ -164,7 +164,6 @@ def gates_of(stage: Stage) -> dict[str, threading.Event]:
     return gates
 
 
-@pytest.mark.xfail(reason="a load is no change any more once its thread has ended")
 def test_a_load_whose_thread_has_just_ended_is_another_change_still(stage: Stage) -> None:
     """Both loads end while the loop does something else: of the other's nothing is stored yet."""
 
@@ -191,7 +190,6 @@ def test_a_load_whose_thread_has_just_ended_is_another_change_still(stage: Stage
     run(test)
 
 
-@pytest.mark.xfail(reason="who has been unloaded is looked at before the load only")
 def test_a_model_that_is_unloaded_during_the_load_of_its_versions_stays_unloaded(
     stage: Stage,
 ) -> None:
