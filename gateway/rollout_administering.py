@@ -79,6 +79,8 @@ class Controller:
 
     async def stop(self) -> None:
         """Let the lease go, so that the next one may lead at once."""
+        if self._thread.ident is None:  # it was never started
+            return
         loop, stop = self._loop, self._stop
         if loop is not None and stop is not None:
             with suppress(RuntimeError):  # it has ended by itself

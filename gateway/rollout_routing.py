@@ -120,7 +120,8 @@ class RolloutPlans:
             followed.keys_seen = known.keys_seen
         followed.loading = True  # until somebody has tried, or found that nothing is missing
         self.followed[plan.model] = followed
-        if known is not None or not self._table.answers(plan.model) or self._has(plan):
+        was_pinned = known is not None and known.is_pinned
+        if was_pinned or not self._table.answers(plan.model) or self._has(plan):
             self._table.pin(plan.model, plan.answering)
             followed.is_pinned = True
         self._refresh(plan.model)
@@ -164,6 +165,7 @@ class RolloutPlans:
             self._table.pin(model, plan.answering)
         if answering is None:
             self._routing.arms.pop(model, None)
+            followed.meters.begin(())  # else its arms would keep the versions in memory
             self._watch(model, ())
             for servable in loaded.values():
                 servable.want(servable.enrichment)

@@ -35,10 +35,10 @@ async def serve(gateway: SupervisedGateway, say: Callable[[str], None]) -> int:
         return 0
     try:
         index = starting.result()
-    except (ListenError, AccessError) as error:
+    except ListenError as error:
         print(f"headrace: {error}", file=sys.stderr)
         return WRONG_START
-    except (StartError, StoreError) as error:
+    except (AccessError, StartError, StoreError) as error:
         await gateway.abandon()
         print(f"headrace: {error}", file=sys.stderr)
         return WRONG_START

@@ -23,7 +23,7 @@ from gateway.edge.data_ports import (
     claim_paths,
     give_back_paths,
 )
-from gateway.edge.listeners import claim_shared, listen
+from gateway.edge.listeners import HttpServer, claim_shared, listen
 from gateway.feature_serving import open_store_in_thread, row_source
 from gateway.messages import ModelStatus
 from gateway.rollout_administering import RolloutAdministering, routes_of
@@ -46,6 +46,8 @@ class SupervisedGateway:
         self._tending: asyncio.Task[None] | None = None
         self._store: Store | None = None
         self._administering: RolloutAdministering | None = None
+        self._admin_server: HttpServer | None = None
+        self._supervisor: Supervisor | None = None
 
     async def start(self) -> list[ModelStatus]:
         """Everything up and serving; the index. Raises what stops a start: see ``several_processes``.
@@ -110,16 +112,19 @@ class SupervisedGateway:
     @property
     def addresses(self) -> dict[str, str]:
         """Where everything is."""
+        assert self._supervisor is not None, "start it first"
         return self._supervisor.spokesman.addresses
 
     async def abandon(self) -> None:
         """The end of an instance that never served."""
-        await self._supervisor.abandon()
+        if self._supervisor is not None:
+            await self._supervisor.abandon()
         give_back_paths(self._settings, self._paths)
         await self._close()
 
     async def stop(self, force: asyncio.Event) -> bool:
         """Drain every worker; True when all calls inside were answered."""
+        assert self._supervisor is not None, "start it first"
         clean = await self._supervisor.stop(force)
         give_back_paths(self._settings, self._paths)
         await self._close()
@@ -128,7 +133,8 @@ class SupervisedGateway:
     async def _close(self) -> None:
         if self._tending is not None:
             self._tending.cancel()
-        await self._admin_server.stop(1.0)
+        if self._admin_server is not None:
+            await self._admin_server.stop(1.0)
         if self._administering is not None:
             await self._administering.close()
         if self._store is not None:  # the workers have gone: the last one out ends a private server

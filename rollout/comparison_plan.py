@@ -80,6 +80,18 @@ def slice_sources(slices: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     return tuple((match[1], match[2]) for match in found if match)
 
 
+_SECRETS = frozenset(
+    f"header:{name}"
+    for name in (
+        "authorization",
+        "proxy-authorization",
+        "cookie",
+        "x-api-key",
+        "x-headrace-token",
+    )
+)
+
+
 def comparison_faults(planned: PlannedComparison, slices: tuple[str, ...]) -> Iterator[str]:
     """All that is wrong, each in a sentence."""
     names = [one.name for one in planned.outputs]
@@ -103,6 +115,8 @@ def comparison_faults(planned: PlannedComparison, slices: tuple[str, ...]) -> It
     for name in dict.fromkeys(slices):
         if slices.count(name) > 1:
             yield f"slices: {name!r} is there {slices.count(name)} times: keep one"
+        if name.casefold() in _SECRETS:
+            yield f"slices: {name[:200]!r} carries a secret, which has no place among figures"
         if not _SLICE.fullmatch(name):
             yield f"slices: {name[:200]!r} is none: write input:NAME, parameter:NAME or header:NAME"
 

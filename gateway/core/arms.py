@@ -247,7 +247,7 @@ class ModelArms:
         chosen.requests += 1
         if chosen.context_places is not None:
             request.context = tuple([context[place] for place in chosen.context_places])
-        if self._shadows:
+        if self._shadows and chosen.assignment.why != "override":
             shadows = tuple(
                 [
                     version

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from gateway.core.arms import ModelArms
-from gateway.errors import ErrorCode, HeadraceError
+from gateway.errors import CallCancelled, ErrorCode, HeadraceError
 from gateway.messages import Parameters, Prediction, PredictRequest, RoutedRequest
 from gateway.ports import Catalog, Clock, Service
 
@@ -72,6 +72,11 @@ class Route:
             prediction = await self._next(routed)
         except HeadraceError as error:
             tally.failed(error.code)
+            raise
+        except CallCancelled:
+            # Who gives up after the time that an answer may take has waited for a version that hangs.
+            if routing.clock() - request.received_s > arms.slo_s:
+                tally.failed(ErrorCode.DEADLINE_EXCEEDED)
             raise
         except Exception:
             tally.failed(ErrorCode.INTERNAL)

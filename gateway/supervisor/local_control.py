@@ -100,7 +100,6 @@ class LocalControl:
         await self._changes.run(partial(self._load, model))
 
     async def _load(self, model: str) -> None:
-        self._unloaded.discard(model)
         await self.prepare_load(model)
         self.commit()
 
@@ -136,6 +135,7 @@ class LocalControl:
             where = "/".join(filter(None, (problem.name, problem.version)))
             raise invalid(f"failed to load '{where}': {problem.reason}")
         self._prepared = prepared
+        self._unloaded.discard(model)
 
     async def prepare_refresh(self) -> None:
         """Load what changed in the folder and has come to rest since. One bad model stops no other."""
@@ -202,11 +202,11 @@ class LocalControl:
     async def drop(self, model: str) -> None:
         """Stop serving a model; returns once its last caller has left."""
         versions = [one.version for one in self._state.loaded if one.name == model]
-        self._unloaded.add(model)
         if not versions:
             if any(status.name == model for status in statuses_of(self._state)):
                 return  # it is not served: so be it
             raise unknown_model(model)
+        self._unloaded.add(model)
         await self._drop([(model, version) for version in versions])
 
     async def _drop(self, leaving: Collection[tuple[str, str]]) -> None:

@@ -62,7 +62,7 @@ class Orphanage:
             listener = empty.listeners.get(protocol)
             if listener is None or listener.fileno() < 0:
                 continue
-            takers = self._takers() or [seat for seat in self._seats() if seat.serving]
+            takers = self._last_takers()
             for accepted in accept_all(listener):
                 if not (takers and self._hand_on(protocol, accepted, takers)):
                     _lose(accepted)
@@ -106,7 +106,7 @@ class Orphanage:
         self._loop.call_later(RETRY_S, self._go_on, protocol, listener, accepted)
 
     def _go_on(self, protocol: str, listener: socket.socket, accepted: socket.socket) -> None:
-        takers = self._takers()
+        takers = self._last_takers()
         if takers and not self._hand_on(protocol, accepted, takers):
             self._loop.call_later(RETRY_S, self._go_on, protocol, listener, accepted)
             return
@@ -114,6 +114,9 @@ class Orphanage:
             _lose(accepted)
         if listener.fileno() in self._watched:
             self._loop.add_reader(listener.fileno(), self._accept, protocol, listener)
+
+    def _last_takers(self) -> list[Seat]:
+        return self._takers() or [seat for seat in self._seats() if seat.serving]
 
     def _takers(self) -> list[Seat]:
         return [seat for seat in self._seats() if seat.serving and not seat.leaving]

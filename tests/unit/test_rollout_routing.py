@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -328,3 +330,28 @@ def test_what_is_told_to_prometheus() -> None:
     assert float(line.split()[-1]) in {found["4", "split"], found["4", "split"] + 1}
     assert 'headrace_rollout_keys_missing_total{model="delays",stand_in="none"} 1.0' in said
     assert 'headrace_rollout_sample_ratio_log_evidence{model="delays"}' in said
+
+
+def test_a_first_plan_leaves_nobody_without_an_answer_while_its_champion_is_loaded() -> None:
+    """Nor does a later revision of it, for as long as the champion has never been here."""
+    world = World(version("9"))
+    world.adopt(PLAN)
+    assert world.table.find(MODEL, "").version == "9"
+    world.adopt(after(PLAN, Event.ABORT))
+    assert world.table.find(MODEL, "").version == "9"
+    world.table.put(version("3"))
+    assert world.table.find(MODEL, "").version == "3"
+
+
+def test_a_model_that_is_unloaded_is_not_kept_in_memory() -> None:
+    champion, candidate = version("3"), version("4")
+    world = World(champion, candidate)
+    world.adopt(PLAN)
+    world.answers(10)
+    left = weakref.ref(champion)
+    world.table.remove(champion)
+    world.table.remove(candidate)
+    del champion, candidate
+    gc.collect()
+    assert left() is None
+    assert sum(world.plans.followed[MODEL].meters.requests.values()) == 10

@@ -248,6 +248,21 @@ def test_a_caller_who_went_away_is_counted_for_nobody() -> None:
     assert world.tallies.is_empty
 
 
+def test_who_gives_up_late_has_waited_for_a_version_that_hangs() -> None:
+    world = World()
+
+    async def hop(routed: RoutedRequest) -> Prediction:
+        await Later()
+        raise AssertionError
+
+    world.route = Route(world.table, hop, world.routing)
+    asked = world.begin()
+    world.now_s += 1.0
+    asked.cancel()
+    counts = [one.counts() for one in (world.tallies.candidate, world.tallies.champion)]
+    assert ArmCounts(requests=1, errors=1, slow=1) in counts
+
+
 def test_a_request_is_counted_under_the_plan_that_routed_it() -> None:
     """A new revision comes while it is inside: no count is lost, and none goes to the new weights."""
     world = World()
