@@ -68,6 +68,9 @@ class Listener:
     def fileno(self) -> int:
         return -1 if self.closed else self.number
 
+    def setsockopt(self, *filtered: object) -> None:
+        """Newcomers are dropped at the door: nobody comes before the port closes, within the same turn."""
+
     def accept(self) -> tuple[Line, None]:
         if not self.waiting:
             raise BlockingIOError
