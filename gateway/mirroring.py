@@ -39,7 +39,7 @@ from gateway.ports import Clock, CountedServable, Servable, Service
 from gateway.telemetry.metrics import Metrics
 from rollout.comparison_plan import PlannedComparison, rules_of
 from rollout.evidence import PairedScores
-from rollout.plan import Plan, State
+from rollout.plan import UNDER_WAY, Plan
 from rollout.shadow_report import ShadowReport, copy_of
 
 logger = logging.getLogger("headrace.shadow")
@@ -54,7 +54,6 @@ MAX_HOLD_S = 10.0
 """How long a running copy may keep a version from being unloaded. Python keeps its memory for as long as it runs."""
 REPORTS_EVERY_S = 2.0
 """Reports are copied at most so often: a full one takes some hundred µs."""
-_COPYING = frozenset({State.SHADOWING, State.STEPPING, State.PAUSED, State.HOLDING})
 
 
 def step_back(steps: int) -> None:
@@ -222,7 +221,7 @@ class Mirroring:
         copied = {one.version for one in plan.shadows}
         if plan.shadows and plan.self_copy_percent:
             copied.add(plan.champion)
-        usable = dict(servables) if plan.state in _COPYING else {}
+        usable = dict(servables) if plan.state in UNDER_WAY else {}
         asked = {version: one for version, one in usable.items() if version in copied}
         like = next(iter(usable.values()), None)
         outputs = like.signature.outputs if like is not None else ()

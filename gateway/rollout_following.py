@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, Protocol
 
@@ -38,8 +38,6 @@ MAX_RELOAD_AFTER_S = 60.0
 """… doubled up to this."""
 RECONNECT_S = 0.2
 """From a lost watch to the next."""
-
-Read = Callable[[], Awaitable[None]]
 
 
 class VersionLoader(Protocol):

@@ -29,9 +29,8 @@ from headrace.rollout_options import (
 )
 from headrace.rollout_refusals import next_command
 from headrace.rollout_start_command import start
-from headrace.rollout_starting import RUNNING
 from headrace.rollout_watching import watch_rollout
-from rollout.plan import Plan, encode
+from rollout.plan import UNDER_WAY, Plan, encode
 
 _WAY_BACK = frozenset({"rollback", "abort"})
 
@@ -229,7 +228,7 @@ def _steer(
 
 
 def _still_runs(read: Plan, now: Plan) -> bool:
-    return now.began_revision == read.began_revision and now.state in RUNNING
+    return now.began_revision == read.began_revision and now.state in UNDER_WAY
 
 
 def _next_step(plan: Plan) -> int:

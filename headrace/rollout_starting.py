@@ -23,9 +23,8 @@ from headrace.rollout_proposal import (
     finished,
     read_document,
 )
-from rollout.plan import MAX_DOCUMENT_BYTES, Plan, State, encode
+from rollout.plan import MAX_DOCUMENT_BYTES, UNDER_WAY, Plan, State, encode
 
-RUNNING = frozenset({State.SHADOWING, State.STEPPING, State.PAUSED, State.HOLDING})
 _NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 
 
@@ -52,7 +51,7 @@ def submit(
     assert use.model is not None
     merged = document_with(use.model, wishes, document)
     use.read = _plan_there(use)
-    if use.read is not None and use.read.state in RUNNING and not may_replace:
+    if use.read is not None and use.read.state in UNDER_WAY and not may_replace:
         raise WrittenError(
             f"{use.model} has a rollout of version {use.read.candidate or '-'} that is {state_words(use.read)}: "
             f"look at it (headrace rollout status {use.model}), abort it, or give --replace to begin anew"

@@ -36,7 +36,7 @@ from rollout.driver_status import (
 )
 from rollout.evidence_gathering import Witnessed, gather, heard, witness
 from rollout.leadership import Leadership, LostLeaseError
-from rollout.plan import Event, Plan, State, encode
+from rollout.plan import UNDER_WAY, Event, Plan, encode
 from rollout.ports import LEASE_MS, MAX_MODELS, Conflict, Rollouts, StoreAwayError, Stored
 from rollout.settings import RolloutSettings
 from rollout.transitions import Author, Refused
@@ -50,7 +50,6 @@ LEAST_PAUSE_S = 0.01
 
 _FORWARD = frozenset({Event.SHADOW_DONE, Event.ADVANCE, Event.PROMOTE})
 """What gives the candidate more traffic."""
-_WATCHED = frozenset({State.SHADOWING, State.STEPPING, State.PAUSED, State.HOLDING})
 
 AnswerT = TypeVar("AnswerT")
 
@@ -183,7 +182,7 @@ class Driver:
             return Decision("nothing", "there is no plan")
         await self._record(stored, None, {})  # what somebody wrote who died before he recorded it
         plan = stored.plan
-        if plan.state not in _WATCHED or not plan.candidate:
+        if plan.state not in UNDER_WAY or not plan.candidate:
             self._witnessed.pop(model, None)
             return tick(plan, None, (), self._wall_s())
         # Heartbeats first: who lives now has reported what it counted up to now, or will before it is gone.

@@ -44,6 +44,10 @@ class State(enum.StrEnum):
     ABORTED = "aborted"
 
 
+UNDER_WAY = frozenset({State.SHADOWING, State.STEPPING, State.PAUSED, State.HOLDING})
+"""A candidate is being tried, and has the weight of its step; shadows see copies."""
+
+
 class Event(enum.StrEnum):
     """What can happen to a rollout."""
 
@@ -228,7 +232,7 @@ def weights_ppm(proposal: Proposal, state: State, step: int) -> dict[str, int]:
     if proposal.candidate:
         weights[proposal.candidate] = 0
     weights.update((other.version, 0) for other in proposal.others)
-    if state in {State.SHADOWING, State.STEPPING, State.PAUSED, State.HOLDING}:
+    if state in UNDER_WAY:
         for other in proposal.others:
             weights[other.version] = ppm_of_percent(other.percent)
         if proposal.candidate and step != NO_STEP:

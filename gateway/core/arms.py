@@ -16,7 +16,7 @@ from gateway.core.arm_counts import StretchTallies, Tally
 from gateway.errors import ErrorCode, HeadraceError
 from gateway.messages import Assignment, ContextValue, PredictRequest
 from rollout.comparison_plan import slice_sources
-from rollout.plan import Plan, State
+from rollout.plan import UNDER_WAY, Plan, State
 from rollout.split import Splitter, ppm_of_percent, sampled
 
 if TYPE_CHECKING:
@@ -328,13 +328,10 @@ def versions_of(plan: Plan) -> frozenset[str]:
     return frozenset(versions - {""})
 
 
-_COPYING = frozenset({State.SHADOWING, State.STEPPING, State.PAUSED, State.HOLDING})
-
-
 def _shadows_of(
     plan: Plan, servables: Mapping[str, CountedServable]
 ) -> tuple[tuple[str, str, int], ...]:
-    if plan.state not in _COPYING:
+    if plan.state not in UNDER_WAY:
         return ()
     found = [
         (one.version, one.salt, ppm_of_percent(one.percent))
