@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from backends.manager import Fit, Progress, RepositoryState, fit_nothing, load_repository
 from featurecache.sources.ports import RowSource
+from foundation.core_wanted import cores_of_one, wanted_clocks
 from foundation.store import Store, StoreError
 from gateway.edge import admin, feature_push, grpc_methods, grpc_streams, http_app, tls
 from gateway.edge.access import open_access
@@ -120,8 +121,7 @@ class Gateway:
 
     def build(self) -> None:
         """Step two: lanes, stack and fronts."""
-        loop = asyncio.get_running_loop()
-        settings = self.settings
+        settings, loop = self.settings, asyncio.get_running_loop()
         if self._source is not None:
             self.features = FeatureServing(
                 settings.features,
@@ -138,6 +138,7 @@ class Gateway:
             clock=time.monotonic,
             make_worker=lambda name, threads: ThreadWorker(loop, threads, name),
             thread_clock=time.thread_time,
+            wanted_clocks=wanted_clocks(cores_of_one(settings.server.workers)),
             features=self.features,
             shadow_worker=None if self.rollouts is None else QuietWorker(loop, 1, "shadow"),
         )

@@ -16,7 +16,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gateway.core.admission import Admission, AdmissionLimits
@@ -149,7 +149,7 @@ class Mirroring:
         live_lanes: Mapping[Servable, Lane],
         on_drained: Callable[[Servable], None],
         limits: ShadowLimits | None = None,
-        thread_clock: Clock | None = None,
+        wanted_clocks: Sequence[Clock] = (),
     ) -> None:
         """``worker``: one quiet thread, ``QuietWorker(loop, 1, "shadow")``, which is closed with this.
 
@@ -173,7 +173,7 @@ class Mirroring:
             admission=admission,
             admission_limits=admission_limits,
             live_wait_s=self._live_wait_s,
-            thread_clock=thread_clock,
+            wanted_clocks=wanted_clocks,
             key_prefix=os.urandom(8),
         )
         self.dispatch: Service[RoutedRequest] = Dispatch(self.lanes, on_drained)

@@ -52,6 +52,7 @@ class Serving:
         clock: Clock,
         make_worker: MakeWorker,
         thread_clock: Clock | None = None,
+        wanted_clocks: Sequence[Clock] = (),
         features: FeatureServing | None = None,
         shadow_worker: Worker | None = None,
     ) -> None:
@@ -70,6 +71,7 @@ class Serving:
         self._clock = clock
         self._make_worker = make_worker
         self._thread_clock = thread_clock
+        self._wanted_clocks = wanted_clocks
         self.table = ServableTable([self._open(model) for model in models], statuses)
         inner: Service[RoutedRequest] = Dispatch(self.lanes, self._on_drained)
         self.mirroring: Mirroring | None = None
@@ -97,7 +99,7 @@ class Serving:
             admission_limits=settings.admission,
             live_lanes=self.lanes,
             on_drained=self._on_drained,
-            thread_clock=self._thread_clock,
+            wanted_clocks=self._wanted_clocks,
         )
         mirroring.export(self.metrics)
         enriched = None

@@ -20,6 +20,7 @@ import msgspec
 import uvloop
 
 from backends.manager import load_repository
+from foundation.core_wanted import wanted_clocks
 from gateway.edge.json_codec import decode_infer
 from gateway.messages import ModelStatus
 from gateway.mirroring import QuietWorker
@@ -150,6 +151,7 @@ def measure(rounds: int, seconds: float) -> list[dict[str, float]]:
                         clock=time.monotonic,
                         make_worker=lambda name, threads: ThreadWorker(loop, threads, name),
                         thread_clock=time.thread_time,
+                        wanted_clocks=wanted_clocks(1.0),
                         shadow_worker=QuietWorker(loop, 1, "shadow") if rollouts else None,
                     )
 

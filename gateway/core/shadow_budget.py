@@ -6,7 +6,8 @@ Copies are the first thing to go at saturation. "Busy" is what can be seen for n
 
 * the loop came late: the turn in which answers were given took long, so whoever waits for the loop waits already;
 * the process holds many requests, measured against what it admits at most;
-* the loop's own thread has hardly rested of late: what copies cost it would come from live requests;
+* the loop's own thread, or the process on all of its cores, has hardly rested of late: what copies cost would come
+  from live requests;
 * requests wait in a live lane, and what waits there takes longer than a moment.
 
 After any of them no copy is taken for ``pause_s``: a signal that is only looked at when copies come would else be asked
@@ -24,7 +25,7 @@ from msgspec import Meta
 IN_FLIGHT = "in_flight"
 BYTES = "bytes"
 LOOP_LATE = "loop_late"
-LOOP_BUSY = "loop_busy"
+CORES_BUSY = "cores_busy"
 GATEWAY_BUSY = "gateway_busy"
 LIVE_QUEUE = "live_queue"
 
@@ -39,8 +40,9 @@ class ShadowLimits(msgspec.Struct, frozen=True):
     max_wait_s: Annotated[float, Meta(gt=0)] = 10.0
     """For an answer to a copy, its features and its turn included."""
     max_loop_late_s: Annotated[float, Meta(gt=0)] = 5e-3
-    max_loop_busy_share: Annotated[float, Meta(gt=0)] = 0.75
-    """Of the time of late that the loop's thread has used a core; beyond 1 it is never too busy."""
+    max_cores_busy_share: Annotated[float, Meta(gt=0)] = 0.75
+    """Of the time of late in which the loop's thread had a core or waited for one, or in which the process used all of
+    its cores; beyond 1 they are never too busy."""
     max_inside_share: Annotated[float, Meta(gt=0, le=1)] = 0.25
     """Of the requests that the process admits."""
     max_live_wait_s: Annotated[float, Meta(gt=0)] = 10e-3
@@ -93,18 +95,18 @@ class ShadowBudget:
         loop_late_s: float,
         inside_share: float,
         live_wait_s: float,
-        loop_busy_share: float = 0.0,
+        cores_busy_share: float = 0.0,
     ) -> str:
         """Empty, or why no copy may run now; then none is taken for a while.
 
         ``inside_share``: requests inside over the most that are admitted; ``live_wait_s``: the longest of the lanes;
-        ``loop_busy_share``: CPU time over time, of the loop's thread.
+        ``cores_busy_share``: of the time, the part in which the loop's thread or the process needed its cores.
         """
         limits = self._limits
         if loop_late_s > limits.max_loop_late_s:
             why = LOOP_LATE
-        elif loop_busy_share > limits.max_loop_busy_share:
-            why = LOOP_BUSY
+        elif cores_busy_share > limits.max_cores_busy_share:
+            why = CORES_BUSY
         elif inside_share > limits.max_inside_share:
             why = GATEWAY_BUSY
         elif live_wait_s > limits.max_live_wait_s:

@@ -7,8 +7,8 @@ model or hold one: it names the servable, ``dispatch.py`` holds it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
 
 from gateway.core.arms import ModelArms
 from gateway.errors import CallCancelled, ErrorCode, HeadraceError
@@ -47,15 +47,17 @@ class Route:
         self._routing = routing
         self._arms: Mapping[str, ModelArms] = {} if routing is None else routing.arms
 
-    async def __call__(self, request: PredictRequest, /) -> Prediction:
+    def __call__(self, request: PredictRequest, /) -> Coroutine[Any, Any, Prediction]:
+        # No coroutine function: without a plan the next hop's coroutine is this one's, and with one there is one of
+        # its own. What cannot be routed is raised before anything is awaited.
         if self._arms:
             arms = self._arms.get(request.model)
             if arms is not None:
                 if not request.version:
-                    return await self._by_plan(arms, request)
+                    return self._by_plan(arms, request)
                 arms.bypass(request)
         servable = self._catalog.find(request.model, request.version)
-        return await self._next(RoutedRequest(request, servable))
+        return self._next(RoutedRequest(request, servable))
 
     async def _by_plan(self, arms: ModelArms, request: PredictRequest) -> Prediction:
         routing = self._routing

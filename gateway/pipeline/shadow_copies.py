@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
+from operator import sub
 
 from gateway.core.admission import Admission, AdmissionLimits
 from gateway.core.shadow_budget import ShadowBudget, ShadowLimits
@@ -77,22 +78,24 @@ class ShadowedModel:
         return report
 
 
-class LoopBusy:
-    """How busy the loop's thread has been, looked at when copies are about to begin; to be asked on that thread."""
+class CoresBusy:
+    """How busy this process keeps its cores, looked at when copies are about to begin; asked on the loop's thread."""
 
-    def __init__(self, thread_clock: Clock, now_s: float) -> None:
-        """``thread_clock``: CPU seconds of the calling thread."""
-        self._thread_clock = thread_clock
-        self._since_s, self._since_cpu_s = now_s, thread_clock()
+    def __init__(self, wanted_clocks: Sequence[Clock], now_s: float) -> None:
+        """``wanted_clocks``: each counts the seconds in which something that copies would slow down wanted a core."""
+        self._clocks = wanted_clocks
+        self._since_s = now_s
+        self._since_wanted_s = [one() for one in wanted_clocks]
         self._share = 0.0
 
     def share(self, now_s: float) -> float:
-        """CPU time over time, of at least the last ``BUSY_WINDOW_S``."""
+        """Of at least the last ``BUSY_WINDOW_S``, the part that the busiest clock counted."""
         passed_s = now_s - self._since_s
-        if passed_s >= BUSY_WINDOW_S:
-            cpu_s = self._thread_clock()
-            self._share = (cpu_s - self._since_cpu_s) / passed_s
-            self._since_s, self._since_cpu_s = now_s, cpu_s
+        if passed_s >= BUSY_WINDOW_S and self._clocks:
+            wanted_s = [one() for one in self._clocks]
+            counted_s = map(sub, wanted_s, self._since_wanted_s)
+            self._share = max(counted_s) / passed_s
+            self._since_s, self._since_wanted_s = now_s, wanted_s
         return self._share
 
 
@@ -122,12 +125,12 @@ class ShadowCopies:
         admission: Admission,
         admission_limits: AdmissionLimits,
         live_wait_s: Callable[[], float],
-        thread_clock: Clock | None = None,
+        wanted_clocks: Sequence[Clock] = (),
         key_prefix: bytes = b"",
     ) -> None:
         """``live_wait_s``: what is queued in the worst live lane will take; ``key_prefix``: this process's own.
 
-        ``thread_clock``: CPU seconds of the loop's thread; without it, that is never busy.
+        ``wanted_clocks``: see ``CoresBusy``; without any, the cores are never busy.
         """
         self.models: dict[str, ShadowedModel] = {}
         self.budget = ShadowBudget(limits)
@@ -140,7 +143,7 @@ class ShadowCopies:
         self._admission = admission
         self._max_requests = admission_limits.max_requests
         self._live_wait_s = live_wait_s
-        self._busy = LoopBusy(thread_clock or (lambda: 0.0), clock())
+        self._busy = CoresBusy(wanted_clocks, clock())
         self._comparer = ShadowComparer(self, loop=loop, clock=clock, worker=worker)
         self._inside: dict[ShadowCopy, None] = {}
         self._waiting: deque[ShadowCopy] = deque()

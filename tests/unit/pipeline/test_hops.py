@@ -131,9 +131,9 @@ def test_what_cannot_be_routed_goes_no_further() -> None:
         raise AssertionError("not reached")
 
     table = ServableTable([version()], [ModelStatus("m", "1", "READY", "")])
-    [error] = Asked(Route(table, hop)(request(rows_of(1), model="n"))).endings
-    assert isinstance(error, HeadraceError)
-    assert error.code is ErrorCode.NOT_FOUND
+    with pytest.raises(HeadraceError) as raised:
+        Route(table, hop)(request(rows_of(1), model="n"))
+    assert raised.value.code is ErrorCode.NOT_FOUND
 
 
 # -- dispatch -------------------------------------------------------------------------------------
