@@ -97,8 +97,11 @@ class PredictRequest(msgspec.Struct):
     """The caller asks what became of each feature; never set for a servable without an enrichment."""
 
 
-class Assignment(msgspec.Struct, frozen=True):
-    """Why requests went to a version: one value for each arm of a plan, shared by all that it got."""
+class Assignment(msgspec.Struct, frozen=True, eq=False):
+    """Why requests went to a version: for each arm of a plan one value by each sort of key, shared by all it got.
+
+    Two are never the same, whatever they say: who keeps something for one looks it up by identity.
+    """
 
     revision: int
     """Of the plan."""
@@ -109,6 +112,9 @@ class Assignment(msgspec.Struct, frozen=True):
     """That a request gets this arm."""
     why: str
     """"split"; "override": the caller chose; "not_warm": the arm's version is not here, so the champion answers."""
+    assigned_by: str = ""
+    """What replies say of that: empty where the plan's own key decided; "request_id" or "none" (chance) stood in for a
+    key that the request has not; else as ``why``."""
 
 
 class RoutedRequest(msgspec.Struct):
@@ -136,9 +142,9 @@ class Prediction(msgspec.Struct):
     parameters: Parameters | None = None
     """What the reply says besides tensors: finite numbers, integers of 64 bits, text, booleans."""
     assignment: Assignment | None = None
-    """With a plan in force, why this version answered."""
+    """With a plan in force, why this version answered; the reply says that too."""
     prediction_id: str = ""
-    """Under which an application can report what came of it; empty without an assignment."""
+    """A UUID, under which an application can report what came of it; empty without an assignment."""
 
 
 class ModelStatus(msgspec.Struct, frozen=True):

@@ -35,8 +35,8 @@ class Tally:
         "errors",
         "invalid",
         "recent_failed",
-        "recent_seen",
         "requests",
+        "seen_before",
         "slow",
     )
 
@@ -48,7 +48,8 @@ class Tally:
         self.defaulted = 0
         self.recent_failed = 0
         """Bit i: the outcome i requests ago was a failure."""
-        self.recent_seen = 0
+        self.seen_before = 0
+        """Outcomes of the stretch before, at most ``HISTORY``."""
 
     def answered(self, late: bool, valid: bool, defaulted: bool) -> None:
         """One request has its answer."""
@@ -59,9 +60,8 @@ class Tally:
             self.invalid += 1
         if defaulted:
             self.defaulted += 1
-        self.recent_failed = (self.recent_failed << 1 | (not valid)) & _RECENT_MASK
-        if self.recent_seen < HISTORY:
-            self.recent_seen += 1
+        if self.recent_failed or not valid:
+            self.recent_failed = (self.recent_failed << 1 | (not valid)) & _RECENT_MASK
 
     def failed(self, code: ErrorCode) -> None:
         """One request ended with an error; one that was the caller's mistake is no request at all."""
@@ -72,8 +72,6 @@ class Tally:
         if code is ErrorCode.DEADLINE_EXCEEDED:
             self.slow += 1
         self.recent_failed = (self.recent_failed << 1 | 1) & _RECENT_MASK
-        if self.recent_seen < HISTORY:
-            self.recent_seen += 1
 
     def counts(self) -> ArmCounts:
         """As values."""
@@ -87,7 +85,8 @@ class Tally:
 
     def recent(self) -> RecentOutcomes:
         """The last outcomes, as a value."""
-        return RecentOutcomes(failed=self.recent_failed, seen=self.recent_seen)
+        seen = min(self.seen_before + self.requests, HISTORY)
+        return RecentOutcomes(failed=self.recent_failed, seen=seen)
 
 
 class StretchTallies:
@@ -107,7 +106,8 @@ class StretchTallies:
             (self.candidate, earlier.candidate),
             (self.champion, earlier.champion),
         ):
-            mine.recent_failed, mine.recent_seen = theirs.recent_failed, theirs.recent_seen
+            recent = theirs.recent()
+            mine.recent_failed, mine.seen_before = recent.failed, recent.seen
 
     @property
     def is_empty(self) -> bool:

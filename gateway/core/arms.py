@@ -13,11 +13,18 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import msgspec
 
 from gateway.core.arm_counts import StretchTallies, Tally
+from gateway.core.sticky_keys import (
+    StickyKey,
+    bytes_of_text,
+    key_in_header,
+    key_in_input,
+    key_in_parameter,
+)
 from gateway.errors import ErrorCode, HeadraceError
 from gateway.messages import Assignment, ContextValue, PredictRequest
 from rollout.comparison_plan import slice_sources
 from rollout.plan import UNDER_WAY, Plan, State
-from rollout.split import Splitter, ppm_of_percent, sampled
+from rollout.split import Splitter, ppm_of_percent, sampler
 
 if TYPE_CHECKING:
     from gateway.ports import ContextNames, CountedServable
@@ -25,8 +32,7 @@ if TYPE_CHECKING:
 ARM_HEADER = "x-headrace-arm"
 TOKEN_HEADER = "x-headrace-token"  # noqa: S105  the header's name, not a token
 _REQUEST_ID = "request_id"
-_NOWHERE = "nowhere"
-"""The plan's key is an input that the model has not: every request is one without its key, and marked so."""
+_CHANCE = "none"
 _KEYLESS_BYTES = 8
 SEEN_KEYS = 1 << 17
 _SEEN_MASK = SEEN_KEYS - 1
@@ -89,7 +95,15 @@ class Watch(Protocol):
 class Arm:
     """One way that requests can go: a servable, why, and where that is counted."""
 
-    __slots__ = ("assignment", "context_places", "requests", "servable", "tally", "watch")
+    __slots__ = (
+        "assignment",
+        "context_places",
+        "requests",
+        "servable",
+        "stood_in",
+        "tally",
+        "watch",
+    )
 
     def __init__(
         self,
@@ -100,6 +114,13 @@ class Arm:
         watch: Watch,
     ) -> None:
         self.assignment = assignment
+        self.stood_in = {
+            source: msgspec.structs.replace(
+                assignment, assigned_by=assignment.assigned_by or source
+            )
+            for source in (_REQUEST_ID, _CHANCE)
+        }
+        """The assignment of requests without the key that the plan wants, by what stood in for it."""
         self.servable = servable
         self.watch = watch
         self.tally = tally
@@ -108,9 +129,8 @@ class Arm:
         self.requests = 0
 
 
-Choice: TypeAlias = tuple[Arm, str, tuple[str, ...]]
-"""(arm, key source, shadows) of one request. The source is "sticky", or "request_id" or "none" where the key that the
-plan wants is missing; the shadows are versions that see a copy."""
+Choice: TypeAlias = tuple[Arm, Assignment, tuple[str, ...]]
+"""(arm, the arm's assignment for this sort of key, shadows) of one request; shadows are versions that see a copy."""
 
 
 class ModelArms:
@@ -147,7 +167,8 @@ class ModelArms:
         offset = len(self.names.parameters)
         self._arm_place = offset + self.names.headers.index(ARM_HEADER)
         self._token_place = offset + self.names.headers.index(TOKEN_HEADER)
-        self._kind, self._place = self._find_key(servables[plan.answering])
+        self._find = self._find_key(servables[plan.answering])
+        self._is_key_id = plan.sticky.source == _REQUEST_ID
         self._shadows = _shadows_of(plan, servables)
         self._answering_places = self._places(servables[plan.answering])
         for index, version in enumerate(self._splitter.arms):
@@ -156,16 +177,19 @@ class ModelArms:
             self._overrides[version] = self._override(version, servable)
         self.meters.begin([*self._arms, *self._overrides.values()])
 
-    def _find_key(self, target: CountedServable) -> tuple[str, int]:
+    def _find_key(self, target: CountedServable) -> StickyKey | None:
+        """None where the key is the request's id, or an input that the model has not."""
         kind, _, name = self.plan.sticky.source.partition(":")
         if kind == "input":
-            place = target.signature.input_index.get(name)
-            return (kind, place) if place is not None else (_NOWHERE, 0)
+            index = target.signature.input_index.get(name)
+            return None if index is None else key_in_input(index)
         if kind == "header":
-            return kind, len(self.names.parameters) + self.names.headers.index(name.lower())
+            return key_in_header(
+                len(self.names.parameters) + self.names.headers.index(name.lower())
+            )
         if kind == "parameter":
-            return kind, self.names.parameters.index(name)
-        return _REQUEST_ID, 0
+            return key_in_parameter(self.names.parameters.index(name))
+        return None
 
     def _make(
         self,
@@ -190,12 +214,13 @@ class ModelArms:
             version=servable.version,
             probability=self._splitter.probabilities[index],
             why=why,
+            assigned_by="" if why == "split" else why,
         )
         return Arm(assignment, servable, tally, self._places(servable), self._watches[servable])
 
     def _override(self, version: str, servable: CountedServable) -> Arm:
         assignment = Assignment(
-            self.plan.revision, arm_of(self.plan, version), version, 0.0, "override"
+            self.plan.revision, arm_of(self.plan, version), version, 0.0, "override", "override"
         )
         return Arm(assignment, servable, Tally(), self._places(servable), self._watches[servable])
 
@@ -218,27 +243,23 @@ class ModelArms:
         """The arm of a request that names no version, and who sees a copy. Its context becomes its servable's own."""
         context = request.context
         key: bytes | None = None
-        source = "sticky"
+        stand_in = ""
         chosen: Arm | None = None
         if len(context) == self._context_length:
             if context[self._arm_place] is not None:
                 chosen = self._chosen(context)
-            if self._kind in ("header", "parameter"):
-                key = _bytes_of(context[self._place], self._kind)
-        if self._kind == "input":
-            key = _first_of(request.inputs[self._place])
+            if self._find is not None:
+                key = self._find(request)
         if key is None:
             if request.request_id:
-                key = request.request_id.encode("utf-8", "surrogatepass")
-                if self._kind != _REQUEST_ID:
-                    source = "request_id"
-                    self.meters.keys_missing[source] += 1
+                key = bytes_of_text(request.request_id)
+                if not self._is_key_id:
+                    stand_in = _REQUEST_ID
             else:
                 key = self._random_bits(_KEYLESS_BYTES * 8).to_bytes(_KEYLESS_BYTES, "big")
-                source = "none"
-                self.meters.keys_missing[source] += 1
+                stand_in = _CHANCE
         if chosen is None:
-            index, _ = self._splitter.arm_of(key)
+            index = self._splitter.arm_of(key)[0]
             chosen = self._arms[index]
             seen, place = self._seen, hash(key) & _SEEN_MASK
             if not seen[place]:
@@ -247,16 +268,14 @@ class ModelArms:
         chosen.requests += 1
         if chosen.context_places is not None:
             request.context = tuple([context[place] for place in chosen.context_places])
-        if self._shadows and chosen.assignment.why != "override":
-            shadows = tuple(
-                [
-                    version
-                    for version, salt, share_ppm in self._shadows
-                    if sampled(salt, key, share_ppm)
-                ]
-            )
-            return chosen, source, shadows
-        return chosen, source, ()
+        assignment = chosen.assignment
+        if stand_in:
+            self.meters.keys_missing[stand_in] += 1
+            assignment = chosen.stood_in[stand_in]
+        if self._shadows and assignment.why != "override":
+            shadows = tuple([version for version, is_sampled in self._shadows if is_sampled(key)])
+            return chosen, assignment, shadows
+        return chosen, assignment, ()
 
     def _chosen(self, context: tuple[ContextValue, ...]) -> Arm:
         wanted, token = context[self._arm_place], context[self._token_place]
@@ -330,49 +349,18 @@ def versions_of(plan: Plan) -> frozenset[str]:
 
 def _shadows_of(
     plan: Plan, servables: Mapping[str, CountedServable]
-) -> tuple[tuple[str, str, int], ...]:
+) -> tuple[tuple[str, Callable[[bytes], bool]], ...]:
     if plan.state not in UNDER_WAY:
         return ()
     found = [
-        (one.version, one.salt, ppm_of_percent(one.percent))
+        (one.version, sampler(one.salt, ppm_of_percent(one.percent)))
         for one in plan.shadows
         if one.version in servables
     ]
     if found and plan.self_copy_percent:
         own_ppm = ppm_of_percent(plan.self_copy_percent)
-        found.append((plan.champion, plan.self_copy_salt, own_ppm))
+        found.append((plan.champion, sampler(plan.self_copy_salt, own_ppm)))
     return tuple(found)
-
-
-def _bytes_of(value: ContextValue, kind: str) -> bytes | None:
-    """A key is the same whether it comes as a header or as a parameter, as text or as a number."""
-    if value is None or value == "":
-        return None
-    if isinstance(value, str):
-        if kind == "header":
-            return value.encode("latin-1")  # as it was decoded: these are the bytes on the wire
-        return value.encode("utf-8", "surrogatepass")
-    return _bytes_of_number(value)
-
-
-def _bytes_of_number(value: bool | int | float) -> bytes:
-    if isinstance(value, bool):
-        return b"true" if value else b"false"
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).encode()
-
-
-def _first_of(tensor: Any) -> bytes | None:
-    """The first element: a request of several rows goes to one version as a whole."""
-    if not tensor.size:
-        return None
-    value = tensor.item(0)
-    if isinstance(value, bytes):
-        return value or None
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogatepass") or None
-    return _bytes_of_number(value)
 
 
 def refuse_all(token: str) -> None:

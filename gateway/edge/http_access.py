@@ -171,12 +171,11 @@ def _is_loopback(host: str) -> bool:
 
 
 async def _answer(send: Any, reply: Reply) -> None:
-    length = (b"content-length", str(len(reply.body)).encode())
     await send(
         {
             "type": "http.response.start",
             "status": reply.status,
-            "headers": [*reply.headers, length],
+            "headers": reply.all_headers(),
         }
     )
     await send({"type": "http.response.body", "body": reply.body})

@@ -208,7 +208,7 @@ def _json(value: Any, status: int = 200) -> Response:
 
 def _response(reply: Reply) -> Response:
     response = Response(reply.body, reply.status)
-    response.raw_headers = [*reply.headers, (b"content-length", str(len(reply.body)).encode())]
+    response.raw_headers = reply.all_headers()
     return response
 
 

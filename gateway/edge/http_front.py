@@ -42,6 +42,14 @@ class Reply(msgspec.Struct):
     status: int
     headers: list[tuple[bytes, bytes]]
     body: bytes
+    marks: tuple[bytes, bytes, bytes] | None = None
+    """With a plan in force: the version that answered, its arm and the prediction's id, which are headers too."""
+
+    def all_headers(self) -> list[tuple[bytes, bytes]]:
+        """For who writes them one by one; the body's length last."""
+        marks = [] if self.marks is None else list(zip(_MARKS, self.marks, strict=True))
+        length = (b"content-length", str(len(self.body)).encode())
+        return [*self.headers, *marks, length]
 
 
 class HttpFront:
@@ -101,12 +109,12 @@ class HttpFront:
             if self.access_log:
                 self._log(plan, prediction.servable.version, request, 200, trace)
             headers = _head_of(json_length)
-            if prediction.assignment is not None:
-                headers = [*headers, *_marks_of(prediction, prediction.assignment)]
             if plan.compression and COMPRESS_FROM_BYTES <= len(body) <= COMPRESS_UP_TO_BYTES:
                 body = compress(body, plan.compression)
                 headers = [*headers, (b"content-encoding", plan.compression.encode())]
-            return Reply(200, headers, body)
+            if prediction.assignment is None:
+                return Reply(200, headers, body)
+            return Reply(200, headers, body, _marks_of(prediction, prediction.assignment))
         assert error is not None
         return self._error_reply(plan, request, error, trace)
 
@@ -168,13 +176,17 @@ def _head_of(json_length: int | None) -> list[tuple[bytes, bytes]]:
     ]
 
 
-def _marks_of(prediction: Prediction, assignment: Assignment) -> list[tuple[bytes, bytes]]:
+_MARKS = (b"x-headrace-version", b"x-headrace-arm", b"x-headrace-prediction-id")
+_MARK_LINES = b"%b: %%b\r\n%b: %%b\r\n%b: %%b\r\n" % _MARKS
+
+
+def _marks_of(prediction: Prediction, assignment: Assignment) -> tuple[bytes, bytes, bytes]:
     """What the reply's parameters say, for who does not read bodies."""
-    return [
-        (b"x-headrace-version", assignment.version.encode()),
-        (b"x-headrace-arm", assignment.arm.encode()),
-        (b"x-headrace-prediction-id", prediction.prediction_id.encode()),
-    ]
+    return (
+        assignment.version.encode(),
+        assignment.arm.encode(),
+        prediction.prediction_id.encode(),
+    )
 
 
 def error_reply(error: BaseException, status: int | None = None) -> Reply:
@@ -201,17 +213,23 @@ _STATUS_LINES = {
 }
 
 
-_PLAIN_OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+_OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+_PLAIN_OK = _OK + b"content-length: %d\r\n\r\n%b"
+_MARKED_OK = _OK + _MARK_LINES + b"content-length: %d\r\n\r\n%b"
 
 
 def serialize(reply: Reply, *, close: bool) -> bytes:
     """The reply as bytes for one write."""
     body = reply.body
     if reply.headers is _JSON_HEAD and reply.status == 200 and not close:
-        return _PLAIN_OK % (len(body), body)
+        if reply.marks is None:
+            return _PLAIN_OK % (len(body), body)
+        return _MARKED_OK % (*reply.marks, len(body), body)
     pieces = [_STATUS_LINES[reply.status]]
     for name, value in reply.headers:
         pieces += (name, b": ", value, b"\r\n")
+    if reply.marks is not None:
+        pieces.append(_MARK_LINES % reply.marks)
     pieces.append(
         b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         if close

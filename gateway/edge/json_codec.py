@@ -10,6 +10,8 @@ decoder for its inputs, the shapes that were valid before, and the parts of its 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -44,7 +46,7 @@ from gateway.edge.tensor_bytes import Buffer
 from gateway.edge.tensor_json import json_problem
 from gateway.edge.tensor_values import tensor_of
 from gateway.errors import invalid
-from gateway.messages import Prediction, PredictRequest
+from gateway.messages import ContextValue, Prediction, PredictRequest
 from gateway.ports import ContextNames, Servable
 
 MAX_TENSOR_BYTES = 64 * 1024 * 1024
@@ -131,21 +133,31 @@ def decode_infer(
 class _JsonContext(WantedContext):
     """What is wanted of the requests to one servable, as it stands in their JSON."""
 
-    __slots__ = ("_attributes", "kind")
+    __slots__ = ("_values_of_parameters", "kind")
 
     def __init__(self, names: ContextNames) -> None:
         super().__init__(names)
-        self.kind, self._attributes = parameters_type(names.parameters)
+        self.kind, attributes = parameters_type(names.parameters)
+        self._values_of_parameters = _getter(attributes)
 
     def read(
         self, request: PredictRequest, parameters: FeatureParameters | None, headers: HeaderFields
     ) -> None:
-        if parameters is None:
-            self.note(request, self.absent, headers, wants_feature_status=False)
-        else:
-            values = tuple([getattr(parameters, name) for name in self._attributes])
-            wants_feature_status = bool(parameters.feature_status)
-            self.note(request, values, headers, wants_feature_status=wants_feature_status)
+        values = self.absent
+        if parameters is not None:
+            if values:
+                values = self._values_of_parameters(parameters)
+            if parameters.feature_status:
+                request.wants_feature_status = True
+        self.note(request, values, headers)
+
+
+def _getter(attributes: Sequence[str]) -> Callable[[Any], tuple[ContextValue, ...]]:
+    """Says the values of these attributes; of a single one, ``attrgetter`` itself makes no tuple."""
+    if not attributes:
+        return lambda _: ()
+    values_of: Callable[[Any], Any] = attrgetter(*attributes)
+    return values_of if len(attributes) > 1 else lambda parameters: (values_of(parameters),)
 
 
 class _Decoder:

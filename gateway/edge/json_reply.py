@@ -18,9 +18,10 @@ from typing import Any, TypeAlias
 import orjson
 
 from backends.signature import Tensor
+from gateway.edge.routed_reply import RoutedReplies, told
 from gateway.edge.tensor_bytes import write_elements
 from gateway.edge.tensor_json import json_writer
-from gateway.messages import Prediction
+from gateway.messages import Parameters, Prediction
 from gateway.ports import Servable
 
 TEMPLATE_KEY = "json_reply"
@@ -49,15 +50,14 @@ class ReplyTemplate:
 
     def encode(self, request_id: str, wanted: Sequence[int], prediction: Prediction) -> bytes:
         """The whole body of a reply that is all JSON. Raises as the outputs' writers do."""
-        is_told = request_id or prediction.parameters is not None
         if len(wanted) == 1:
             index = wanted[0]
             tensor = prediction.outputs[index]
             place = index, tensor.shape, True
             before = self._known.get(place) or self._learn(place)
-            opening = _opening(request_id, prediction) if is_told else b"{"
-            return b"".join((opening, before, self._writers[index](tensor), _END))
-        parts = [_opening(request_id, prediction) if is_told else b"{"]
+            data = self._writers[index](tensor)
+            return b"".join((*_opening(request_id, prediction), before, data, _END))
+        parts = [*_opening(request_id, prediction)]
         is_first = True
         for index in wanted:
             tensor = prediction.outputs[index]
@@ -78,8 +78,7 @@ class ReplyTemplate:
 
         ``binary`` says of each wanted output, of which there is at least one, how it travels.
         """
-        is_told = request_id or prediction.parameters is not None
-        parts = [_opening(request_id, prediction) if is_told else b"{"]
+        parts = [*_opening(request_id, prediction)]
         blobs: list[Any] = []  # bytes and arrays: NumPy's stubs do not call these buffers yet
         is_first = True
         for index, is_binary in zip(wanted, binary, strict=True):
@@ -130,9 +129,23 @@ def reply_template(servable: Servable) -> ReplyTemplate:
     return template
 
 
-def _opening(request_id: str, prediction: Prediction) -> bytes:
-    """The beginning of a reply that says something besides its outputs."""
-    opening = b'{"id":%b,' % orjson.dumps(request_id) if request_id else b"{"
+def _opening(request_id: str, prediction: Prediction) -> tuple[bytes, ...]:
+    """The beginning of a reply, in pieces: what it says besides its outputs."""
+    assignment = prediction.assignment
+    start = b'{"id":%b,' % orjson.dumps(request_id) if request_id else b"{"
     if prediction.parameters is None:
-        return opening
-    return b'%b"parameters":%b,' % (opening, orjson.dumps(prediction.parameters))
+        if assignment is None:
+            return (start,)
+        before, after = _ROUTED.known.get(assignment) or _ROUTED.around(assignment)
+        return start, before, prediction.prediction_id.encode(), after
+    if assignment is None:
+        return start, _parameters(prediction.parameters)
+    said = told(assignment, prediction.prediction_id, prediction.parameters)
+    return start, _parameters(said)
+
+
+def _parameters(said: Parameters) -> bytes:
+    return b'"parameters":%b,' % orjson.dumps(said)
+
+
+_ROUTED = RoutedReplies(_parameters)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
@@ -43,7 +42,7 @@ _DECODER_KEY = "proto_request"
 _MAX_KEY_BYTES = 1024
 """Longer descriptions of an input are read anew each time, rather than remembered."""
 
-_NO_HEADERS: Mapping[bytes, bytes] = MappingProxyType({})
+_NO_HEADERS: dict[bytes, bytes] = {}
 _Input: TypeAlias = ModelInferRequest.InferInputTensor
 
 
@@ -51,7 +50,7 @@ def decode_infer(
     message: bytes,
     now: float,
     find: Callable[[str, str], Servable],
-    headers: Mapping[bytes, bytes] = _NO_HEADERS,
+    headers: dict[bytes, bytes] = _NO_HEADERS,
 ) -> PredictRequest:
     """A request, valid against the signature of the servable that ``find`` has for its model.
 
@@ -93,7 +92,7 @@ def _parse_request(
     now: float,
     find: Callable[[str, str], Servable],
     start: int | None,
-    headers: Mapping[bytes, bytes] = _NO_HEADERS,
+    headers: dict[bytes, bytes] = _NO_HEADERS,
 ) -> PredictRequest:
     """``decode_infer`` by the parser; ``start`` is where a readable opening ends."""
     try:
@@ -263,10 +262,11 @@ def _note(
     wanted: WantedContext,
     request: PredictRequest,
     features: FeatureOptions | None,
-    headers: Mapping[bytes, bytes],
+    headers: dict[bytes, bytes],
 ) -> None:
     assert features is not None, "the servable wants them from its first request on"
-    wanted.note(request, features.values, headers, wants_feature_status=features.wants_status)
+    wanted.note(request, features.values, headers)
+    request.wants_feature_status = features.wants_status
 
 
 def _natural(parameters: Mapping[str, InferParameter], name: str) -> int | None:
@@ -294,7 +294,7 @@ def encode_prediction(request: PredictRequest, prediction: Prediction) -> bytes:
     """The serialized ``ModelInferResponse``: the wanted outputs as raw contents, in their order."""
     servable = prediction.servable
     template = servable.reply_templates.get(TEMPLATE_KEY) or reply_template(servable)
-    if prediction.parameters is None:
-        return template.encode(request.request_id, request.outputs, prediction)
     message = template.encode(request.request_id, request.outputs, prediction)
-    return message + parameters_field(prediction.parameters)
+    if prediction.assignment is None and prediction.parameters is None:
+        return message
+    return message + parameters_field(prediction)

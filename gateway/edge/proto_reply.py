@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from backends.signature import Tensor
+from gateway.edge.routed_reply import RoutedReplies, told
 from gateway.edge.tensor_bytes import write_elements
 from gateway.messages import Parameters, Prediction
 from gateway.ports import Servable
 from protos.inference import ModelInferResponse
 
 TEMPLATE_KEY = "proto_reply"
-_ROUTED = frozenset({"prediction_id", "arm", "assigned_by"})
 MAX_KNOWN = 1024
 """Remembered shapes per servable, since variable dimensions could make it grow for ever."""
 
@@ -105,26 +105,15 @@ def reply_template(servable: Servable) -> ReplyTemplate:
     return template
 
 
-_NO_ID = "0" * 36
-_marks: dict[tuple[object, ...], list[bytes]] = {}
-"""What stands before and behind the id in the parameters of predictions that say nothing but how they were routed."""
-
-
-def parameters_field(parameters: Parameters) -> bytes:
+def parameters_field(prediction: Prediction) -> bytes:
     """The reply's parameters, for behind its other fields. Raises ValueError for an integer beyond 64 bits."""
-    prediction_id = parameters.get("prediction_id")
-    if (
-        isinstance(prediction_id, str)
-        and len(prediction_id) == len(_NO_ID)
-        and parameters.keys() <= _ROUTED
-    ):
-        key = parameters.get("arm"), parameters.get("assigned_by"), len(parameters)
-        around = _marks.get(key)
-        if around is None:  # a handful: arms, times the reasons to be there
-            written = _written({**parameters, "prediction_id": _NO_ID})
-            around = _marks[key] = written.split(_NO_ID.encode())
-        return around[0] + prediction_id.encode() + around[1]
-    return _written(parameters)
+    assignment = prediction.assignment
+    if assignment is None:
+        return _written(prediction.parameters or {})
+    if prediction.parameters is not None:
+        return _written(told(assignment, prediction.prediction_id, prediction.parameters))
+    before, after = _ROUTED.known.get(assignment) or _ROUTED.around(assignment)
+    return before + prediction.prediction_id.encode() + after
 
 
 def _written(parameters: Parameters) -> bytes:
@@ -142,6 +131,9 @@ def _written(parameters: Parameters) -> bytes:
         else:
             parameter.uint64_param = value
     return message.SerializeToString()
+
+
+_ROUTED = RoutedReplies(_written)
 
 
 def _id_field(request_id: str) -> bytes:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.core.arms import ModelArms
 from gateway.errors import CallCancelled, ErrorCode, HeadraceError
-from gateway.messages import Parameters, Prediction, PredictRequest, RoutedRequest
+from gateway.messages import Prediction, PredictRequest, RoutedRequest
 from gateway.ports import Catalog, Clock, Service
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ class Route:
         routing = self._routing
         assert routing is not None
         context = request.context
-        arm, key_source, shadows = arms.choose(request)
-        assignment, tally, watch = arm.assignment, arm.tally, arm.watch
+        arm, assignment, shadows = arms.choose(request)
+        tally, watch = arm.tally, arm.watch
         odd_batches = watch.odd_batches
         routed = RoutedRequest(request, arm.servable, assignment, shadows)
         if shadows:
@@ -83,19 +83,12 @@ class Route:
         except Exception:
             tally.failed(ErrorCode.INTERNAL)
             raise
+        now_s = routing.clock()
         tally.answered(
-            routing.clock() - request.received_s > arms.slo_s,
+            now_s - request.received_s > arms.slo_s,
             watch.odd_batches == odd_batches or watch.is_valid(prediction.outputs),
             routed.has_defaults,
         )
         prediction.assignment = assignment
-        prediction.prediction_id = routing.ids.new()
-        said: Parameters = {"prediction_id": prediction.prediction_id, "arm": assignment.arm}
-        if assignment.why != "split":
-            said["assigned_by"] = assignment.why
-        elif key_source != "sticky":
-            said["assigned_by"] = key_source
-        if prediction.parameters is not None:
-            said |= prediction.parameters
-        prediction.parameters = said
+        prediction.prediction_id = routing.ids.new(now_s)
         return prediction

@@ -79,6 +79,7 @@ ALLOWED = {
     "re",
     "struct",
     "typing",
+    "xxhash",
     "zlib",
 }
 FORBIDDEN_CALLS = {"__import__", "eval", "exec", "input", "open", "print"}

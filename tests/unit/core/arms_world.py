@@ -70,10 +70,10 @@ class Arms(ModelArms):
     def ask(
         self, *tensors: Any, request_id: str = "", **said: ContextValue
     ) -> tuple[str, str, str]:
-        """(version, why, key source) of one request."""
+        """(version, why, what replies say of that) of one request."""
         one = self.requested(*tensors, request_id=request_id, **said)
-        arm, source, _ = self.choose(one)
-        return arm.servable.version, arm.assignment.why, source
+        arm, assignment, _ = self.choose(one)
+        return arm.servable.version, assignment.why, assignment.assigned_by
 
     def requested(
         self, *tensors: Any, request_id: str = "", **said: ContextValue

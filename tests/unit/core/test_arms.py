@@ -18,7 +18,7 @@ from gateway.core.arms import (
 from gateway.errors import ErrorCode, HeadraceError
 from gateway.messages import ContextValue
 from rollout.plan import Event, Shadow, Step, Sticky
-from rollout.split import Splitter, sampled
+from rollout.split import Splitter, sampler
 from tests.unit.core.arms_world import USERS, Arms, X, by, servables, version
 from tests.unit.pipeline.requests import rows_of
 from tests.unit.rollout.plans import (
@@ -41,9 +41,11 @@ def test_a_key_goes_where_the_split_says_and_says_with_what_probability() -> Non
     plan = by("header:X-User")
     arms, splitter = Arms(plan), Splitter(plan.shares(), plan.sticky.salt)
     for user in USERS[:200]:
-        arm, source, shadows = arms.choose(arms.requested(x_user=user))
+        arm, assignment, shadows = arms.choose(arms.requested(x_user=user))
         index, probability = splitter.arm_of(user.encode())
-        assert (arm.servable.version, source, shadows) == (splitter.arms[index], "sticky", ())
+        assert assignment is arm.assignment
+        assert assignment.assigned_by == ""
+        assert (arm.servable.version, shadows) == (splitter.arms[index], ())
         assert arm.assignment.probability == probability == 0.5
         assert arm.assignment.arm == ("candidate" if arm.servable.version == "4" else "champion")
         assert (arm.assignment.revision, arm.assignment.why) == (plan.revision, "split")
@@ -143,8 +145,8 @@ def test_without_its_key_a_request_goes_by_its_id_and_without_that_by_chance(
 
 def test_a_plan_that_goes_by_request_ids_misses_only_those() -> None:
     arms = Arms(by("request_id"))
-    assert arms.ask(request_id="r")[2] == "sticky"
-    assert arms.ask(request_id="r\ud800")[2] == "sticky", "no id may break a request"
+    assert arms.ask(request_id="r")[2] == ""
+    assert arms.ask(request_id="r\ud800")[2] == "", "no id may break a request"
     assert not arms.meters.keys_missing
     assert arms.ask()[2] == "none"
     assert arms.meters.keys_missing == {"none": 1}
@@ -166,7 +168,7 @@ def test_the_first_element_of_an_input_decides(tensor: Any, same: str) -> None:
     have = {one: version(one, None, X, user) for one in ("3", "4")}
     arms, by_header = Arms(plan, have), Arms(by("header:u"))
     found = arms.ask(rows_of(1), tensor)
-    assert found[2] == "sticky"
+    assert found[2] == ""
     assert found == by_header.ask(u=same)
 
 
@@ -242,7 +244,7 @@ def test_after_a_promotion_the_candidate_answers_for_the_champion() -> None:
     plan = after(by("header:u"), Event.PROMOTE)
     have = servables()
     del have["3"]
-    assert Arms(plan, have).ask(u="ann") == ("4", "split", "sticky")
+    assert Arms(plan, have).ask(u="ann") == ("4", "split", "")
 
 
 def test_what_has_to_be_loaded() -> None:
@@ -277,7 +279,7 @@ def test_each_shadow_samples_by_its_own_salt_and_the_champion_copies_itself() ->
                 ("5", "b", 600_000),
                 ("3", plan.self_copy_salt, 100_000),
             )
-            if sampled(salt, key, ppm)
+            if sampler(salt, ppm)(key)
         )
         assert arms.choose(arms.requested(x_user=user))[2] == expected
 

@@ -26,7 +26,7 @@ from gateway.edge.http_front import (
 from gateway.edge.infer_head import InferPlan
 from gateway.edge.json_codec import OutputEncoding
 from gateway.errors import ErrorCode, HeadraceError
-from gateway.messages import NO_DEADLINE_S, Prediction, PredictRequest
+from gateway.messages import NO_DEADLINE_S, Assignment, Prediction, PredictRequest
 from gateway.settings import HttpLimits
 from gateway.telemetry.metrics import FrontMetrics
 from tests.support.servables import StubServable, stub, tensor_spec
@@ -240,3 +240,40 @@ def test_without_an_access_log_nothing_is_written(caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.INFO, logger="headrace.access"):
         Front().answered(numbers(1))
     assert caplog.records == []
+
+
+# -- how a request was routed ----------------------------------------------------------------------
+
+MARKS = [
+    (b"x-headrace-version", b"2"),
+    (b"x-headrace-arm", b"candidate"),
+    (b"x-headrace-prediction-id", b"01890a5d-ac96-7d5f-8d5a-000000000001"),
+]
+
+
+@pytest.mark.parametrize("close", [False, True])
+@pytest.mark.parametrize("encoding", [ALL_JSON, OutputEncoding((True,))])
+def test_who_answered_by_a_plan_is_in_the_headers_too(
+    encoding: OutputEncoding, close: bool
+) -> None:
+    front = Front()
+    assignment = Assignment(7, "candidate", "2", 0.25, "split")
+    prediction = Prediction(
+        front.model, [numbers(2)], assignment=assignment, prediction_id=MARKS[2][1].decode()
+    )
+    reply = front.front.reply(plan(), request(), encoding, prediction, None)
+    head, _, body = serialize(reply, close=close).partition(b"\r\n\r\n")
+    assert body == reply.body
+    lines = head.split(b"\r\n")
+    assert lines[0] == b"HTTP/1.1 200 OK"
+    fields = [tuple(line.split(b": ", 1)) for line in lines[1:]]
+    assert [one for one in fields if one[0].startswith(b"x-")] == MARKS
+    told = [one for one in fields if one != (b"connection", b"close")]
+    assert sorted(told) == sorted(reply.all_headers()), "both ways out say the same"
+    assert (b"content-length", str(len(body)).encode()) in fields
+
+
+def test_without_a_plan_nothing_is_marked() -> None:
+    reply = Front().answered(numbers(2))
+    assert b"x-headrace" not in serialize(reply, close=False)
+    assert [name for name, _ in reply.all_headers()] == [b"content-type", b"content-length"]

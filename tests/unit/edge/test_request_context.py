@@ -274,3 +274,24 @@ def test_without_any_wanted_header_all_of_them_are_absent() -> None:
     for headers in ([], [(b"host", b"h")]):
         assert from_json(one_pass(), model(), headers).context == (None,) * 4
         assert from_proto(message(), model(), dict(headers)).context == (None,) * 4
+
+
+def test_a_head_that_comes_again_is_not_taken_for_another() -> None:
+    """Heads that the front remembers are one object for many requests; others may be equal and are not the same."""
+    target = model()
+    acme, other, none = HEADERS, [(b"x-tenant", b"other")], [(b"host", b"h")]
+    for headers, tenant in (
+        (acme, "acme"),
+        (acme, "acme"),
+        (none, None),
+        (other, "other"),
+        (list(acme), "acme"),
+        (none, None),
+    ):
+        assert from_json(one_pass(), target, headers).context == (None, None, tenant, None)
+        assert from_json(one_pass(parameters={"user": 3}), target, headers).context == (
+            3,
+            None,
+            tenant,
+            None,
+        )

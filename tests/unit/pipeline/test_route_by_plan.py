@@ -134,7 +134,7 @@ def test_a_reply_says_who_answered_and_under_which_id() -> None:
     for version, arm in (("3", "champion"), ("4", "candidate")):
         answer = world.ask(world.user_of(version))
         assert answer.assignment.version == answer.servable.version == version
-        assert answer.parameters == {"prediction_id": answer.prediction_id, "arm": arm}
+        assert (answer.assignment.arm, answer.assignment.assigned_by) == (arm, "")
         assert uuid.UUID(answer.prediction_id).version == 7
     ids = [world.ask().prediction_id for _ in range(100)]
     assert len(set(ids)) == 100
@@ -147,23 +147,21 @@ def test_a_reply_says_what_stood_in_for_the_key(
     user: str | None, request_id: str, said: str
 ) -> None:
     answer = World().ask(user, request_id=request_id)
-    assert answer.parameters["assigned_by"] == said
+    assert answer.assignment.assigned_by == said
 
 
 def test_a_reply_says_that_the_caller_chose_or_that_the_version_is_not_here() -> None:
     world = World()
     context = tuple({"x-headrace-arm": "4"}.get(one) for one in world.arms.names.headers)
     answer = world.ask(context=context)
-    assert (answer.servable.version, answer.parameters["assigned_by"]) == ("4", "override")
+    assert (answer.servable.version, answer.assignment.assigned_by) == ("4", "override")
     assert world.tallies.is_empty, "what people try is no evidence"
 
 
 def test_what_the_model_says_stays_beside_the_marks() -> None:
     world = World()
     world.parameters = {"feature_status": "fresh"}
-    parameters = world.ask().parameters
-    assert parameters is not world.parameters
-    assert set(parameters) == {"feature_status", "prediction_id", "arm"}
+    assert world.ask().parameters is world.parameters
     assert world.parameters == {"feature_status": "fresh"}, "it may be shared by a batch"
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rollout.split import WHOLE_PPM, Splitter, allot, bucket, sampled
+from rollout.split import WHOLE_PPM, Splitter, allot, bucket, sampler
 
 MIN_P = 1e-3
 PLANTED_MAX_P = 1e-6
@@ -203,7 +203,7 @@ def test_planted_bad_hashes_are_found(bad_bucket):
 def test_a_shadow_sees_each_arm_alike(kind, shadow_salt):
     splitter = splitter_after(SPLITS["four arms after changes"], "2013")
     keys = keys_of(kind)
-    seen = [sampled(shadow_salt, key, 100_000) for key in keys]
+    seen = list(map(sampler(shadow_salt, 100_000), keys))
     assert fit_p([sum(seen), len(keys) - sum(seen)], [0.1, 0.9]) > MIN_P
     arms = [splitter.arm_of(key)[0] for key in keys]
     assert independence_p(zip(arms, seen, strict=True)) > MIN_P
@@ -223,7 +223,8 @@ def test_two_plans_and_two_shadows_with_salts_of_their_own_are_independent(kind)
     one, other = (splitter_after(halves, salt) for salt in ("plan-1", "plan-2"))
     keys = keys_of(kind)
     assert independence_p((one.arm_of(key)[0], other.arm_of(key)[0]) for key in keys) > MIN_P
-    pairs = ((sampled("s-1", key, 200_000), sampled("s-2", key, 200_000)) for key in keys)
+    first, second = sampler("s-1", 200_000), sampler("s-2", 200_000)
+    pairs = ((first(key), second(key)) for key in keys)
     assert independence_p(pairs) > MIN_P
 
 
