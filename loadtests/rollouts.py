@@ -249,11 +249,13 @@ class Rollouts:
         ) as [gateway]:
             try:
                 highest = rollouts_shadows.capacity(self._bench, gateway)
+                rate, cores_used = rollouts_shadows.easy_rate(self._bench, gateway, highest)
             except (BenchError, OSError) as problem:
                 self.results.failed.update(dict.fromkeys(rows, str(problem)))
                 return
-            rate = highest * rollouts_shadows.SHARE
-            say(f"{', '.join(rows)}: {highest:,.0f} calls/s at most")
+            say(
+                f"{', '.join(rows)}: {highest:,.0f} calls/s at most, {rate:,.0f} use {cores_used:.0%} of a core"
+            )
             for number in range(1, self._plan.rounds + 1):
                 for row in turned(rows, number):
                     label = f"round {number}/{self._plan.rounds} {row}"

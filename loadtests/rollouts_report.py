@@ -86,8 +86,8 @@ def tables(results: Results) -> Iterable[str]:
         yield "## Changes of weights under load\n\n" + _changes(results)
     if results.shadows:
         yield (
-            "## Copies while CPU is available\n\nOpen loop, half of the highest rate, the same arrivals without and "
-            "with copies.\n\n" + _shadows(results)
+            "## Copies while CPU is available\n\nOpen loop, at a rate that uses half of a core without copies; "
+            "the same arrivals without and with them.\n\n" + _shadows(results)
         )
     if results.saturation:
         yield "## Copies at saturation\n\n" + _saturation(results)

@@ -11,6 +11,7 @@ import time
 from loadtests import server_metrics
 from loadtests.core_meter import CoreMeter
 from loadtests.failures import RowError
+from loadtests.feature_lookups_load import half_busy_rate
 from loadtests.load_result import percentile
 from loadtests.operations_client import Seen
 from loadtests.operations_load import Latency, latency_of
@@ -23,7 +24,10 @@ from loadtests.server_process import ServerProcess
 from loadtests.workbench import Workbench
 
 SHARE = 0.5
-"""Of the highest rate: this leaves CPU."""
+"""Of the highest rate, where the search for a rate that leaves CPU begins."""
+SEARCHES = 4
+NEARLY_HALF = 0.55
+"""Of a core, that a gateway uses without copies at the rate that is found."""
 CAPACITY_S = 2.0
 WARM_UP_S = 0.5
 """Of each half's beginning that is left out."""
@@ -44,6 +48,29 @@ def capacity(bench: Workbench, gateway: ServerProcess) -> float:
     if complaint := load.complaint():
         raise RowError(f"{complaint} among {load.answered} requests")
     return load.per_second
+
+
+def easy_rate(bench: Workbench, gateway: ServerProcess, highest: float) -> tuple[float, float]:
+    """Calls a second that leave half of a core free without copies, and the cores that they were seen to use.
+
+    Half of the highest rate does not: batches are small then, and cost nearly as much. Raises ``RowError`` when no
+    search finds one.
+    """
+    admin = Admin.of(gateway)
+    rate, cores = highest * SHARE, 0.0
+    try:
+        _have(admin, copies=False)
+        for search in range(SEARCHES):
+            meter = CoreMeter(gateway, bench.server_core, bench.load_core)
+            began_s = time.monotonic()
+            _calls(bench, gateway, rate, CAPACITY_S, seed=search)
+            cores = meter.read().server_s / (time.monotonic() - began_s)
+            if cores <= NEARLY_HALF:
+                return rate, cores
+            rate = half_busy_rate(rate, cores)
+    finally:
+        admin.close()
+    raise RowError(f"at {rate:,.0f} calls/s the gateway still uses {cores:.0%} of a core")
 
 
 def at_ease(
