@@ -43,6 +43,8 @@ GUARDRAIL_KINDS: tuple[str, ...] = get_args(GuardrailKind)
 _SLACK_PERCENT = 0.00005
 """Half of the smallest weight; sums of decimals are off by far less."""
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+"""As folders of versions are named: no leading zero, and no word."""
 _STICKY = re.compile(
     r"request_id|header:[A-Za-z0-9-]{1,128}|(?:parameter|input):[A-Za-z0-9_.-]{1,128}", re.ASCII
 )
@@ -116,9 +118,9 @@ def _faults_of_names(proposal: Proposal) -> Iterator[str]:
         yield f"format is {proposal.format}: this release knows format {FORMAT}"
     if not _NAME.fullmatch(proposal.model):
         yield f"model {proposal.model!r} is no model's name: letters, digits, _, . and -"
-    if not _NAME.fullmatch(proposal.champion):
+    if not _VERSION.fullmatch(proposal.champion):
         yield f"champion {proposal.champion!r} is no version: name the one that traffic falls back to"
-    if proposal.candidate and not _NAME.fullmatch(proposal.candidate):
+    if proposal.candidate and not _VERSION.fullmatch(proposal.candidate):
         yield f"candidate {proposal.candidate!r} is no version: name the one to roll out"
     if proposal.candidate == proposal.champion:
         yield (
@@ -133,7 +135,7 @@ def _faults_of_others(proposal: Proposal) -> Iterator[str]:
     if len(proposal.others) > MAX_OTHERS:
         yield f"there are {len(proposal.others)} others: at most {MAX_OTHERS}"
     for other in proposal.others:
-        if not _NAME.fullmatch(other.version):
+        if not _VERSION.fullmatch(other.version):
             yield f"others: {other.version!r} is no version"
         if other.version in {proposal.champion, proposal.candidate}:
             yield (
@@ -157,7 +159,7 @@ def _faults_of_shadows(proposal: Proposal) -> Iterator[str]:
     if len(proposal.shadows) > MAX_SHADOWS:
         yield f"there are {len(proposal.shadows)} shadows: at most {MAX_SHADOWS}"
     for shadow in proposal.shadows:
-        if not _NAME.fullmatch(shadow.version):
+        if not _VERSION.fullmatch(shadow.version):
             yield f"shadows: {shadow.version!r} is no version"
         yield from _faults_of_percent(f"the percent of shadow {shadow.version}", shadow.percent)
         yield from _faults_of_salt(f"the salt of shadow {shadow.version}", shadow.salt)
